@@ -1,0 +1,192 @@
+"""A compiled program as plain data: what the run side needs, and nothing else.
+
+Imports neither sympy nor numba, so that a warm process starts in about the time of importing NumPy. Everything
+here goes to JSON and back (`encode`, `decode`); the machine code of the kernels lies beside it, in object files
+named by the SHA-256 of their bytes.
+
+The ABI of every kernel is ``void kernel(int64 *table, int8 *scratch, int64 lo, int64 hi)``: the table holds the
+addresses of the launch's buffers, then its sizes, as int64 each; [lo, hi) is the part of the launch's range to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+Term = tuple[float, tuple[str, ...]]
+"""A coefficient and the dims that it multiplies; a dim named twice is squared."""
+
+Polynomial = tuple[Term, ...]
+"""A sum of terms: ``4*batch*width + 3`` is ``((4, ("batch", "width")), (3, ()))``."""
+
+Element = Literal["float32", "float64", "int64", "bool"]
+Space = Literal["input", "param", "state", "scalar", "clock", "constant", "arena"]
+
+FORMAT = 1
+
+
+class Dim(msgspec.Struct, frozen=True):
+    """A named size: free (bound by the inputs' shapes), or derived as ``numerator // denominator``.
+
+    Derived dims follow the dims that they are made of, so that one pass in order evaluates them.
+    """
+
+    name: str
+    minimum: int = 0
+    maximum: int | None = None
+    numerator: Polynomial | None = None  # None: a free dim
+    denominator: Polynomial = ((1, ()),)
+
+
+class Buffer(msgspec.Struct, frozen=True):
+    """A tensor's storage. An arena buffer lives from launch `first` to launch `last`, both included.
+
+    `clock` is the one int64 buffer ``(seed, step)``; `scalar` buffers are rank-0 run-time numbers of the program's
+    float; `constant` buffers hold `data` (little-endian, base64 in JSON) for good.
+    """
+
+    name: str
+    element: Element
+    shape: tuple[Polynomial, ...]
+    space: Space
+    first: int = 0
+    last: int = 0
+    data: bytes | None = None
+
+
+class Input(msgspec.Struct, frozen=True):
+    """What a caller must pass: `buffer` is an index into `Executable.buffers`.
+
+    bound: for values used as an index, 0 <= value < bound is checked before a step starts.
+    """
+
+    name: str
+    buffer: int
+    bound: Polynomial | None = None
+
+
+class Init(msgspec.Struct, frozen=True):
+    """How a parameter starts: a law of NumPy's generator with its numbers.
+
+    uniform(low, high), normal(mean, deviation), constant(value), orthogonal(gain, columns: the matrix is
+    rows × columns, flattened). `each`: the axis (by position) that stacks independent matrices, or None.
+    """
+
+    law: Literal["uniform", "normal", "constant", "orthogonal"]
+    numbers: tuple[float, ...]
+    each: int | None = None
+
+
+class Param(msgspec.Struct, frozen=True):
+    """A trained tensor, by its path (``h.linear.W``), which is also its name in a checkpoint."""
+
+    name: str
+    buffer: int
+    init: Init
+
+
+class State(msgspec.Struct, frozen=True):
+    """A tensor that a step updates and no gradient reaches; it starts at `value` everywhere."""
+
+    name: str
+    buffer: int
+    value: float
+
+
+class Scalar(msgspec.Struct, frozen=True):
+    """A run-time number (a learning rate): changing it recompiles nothing."""
+
+    name: str
+    buffer: int
+    default: float
+
+
+class Output(msgspec.Struct, frozen=True):
+    """A result, copied out after the step."""
+
+    name: str
+    buffer: int
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """One compiled function: `symbol` in the object file named `object` (its SHA-256, hex).
+
+    externals: the undefined symbols that the object may have, each bound at loading from a fixed list.
+    """
+
+    symbol: str
+    object: str
+    externals: tuple[str, ...] = ()
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """One call of a kernel: its table is the addresses of `buffers`, then the values of `sizes`.
+
+    extent: the launch runs over [0, extent), which threads may divide (extent 1: serial).
+    scratch: bytes of private memory that each thread needs. cost: nanoseconds, roughly, of the whole range on one
+    core; the run side splits a range only where that pays.
+    reads, writes: which of `buffers` (by position here), for liveness and barriers.
+    """
+
+    kernel: int
+    name: str
+    buffers: tuple[int, ...]
+    sizes: tuple[Polynomial, ...]
+    extent: Polynomial
+    scratch: Polynomial
+    cost: Polynomial
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+class Executable(msgspec.Struct, frozen=True):
+    """A program for one target: dims, buffers, and the launches of one step in order."""
+
+    name: str
+    format: int
+    target: str  # CPU name and features that the objects were made for
+    element: Literal["float32", "float64"]  # the program's float
+    training: bool
+    dims: tuple[Dim, ...]
+    buffers: tuple[Buffer, ...]
+    inputs: tuple[Input, ...]
+    params: tuple[Param, ...]
+    states: tuple[State, ...]
+    scalars: tuple[Scalar, ...]
+    outputs: tuple[Output, ...]
+    kernels: tuple[Kernel, ...]
+    launches: tuple[Launch, ...]
+    clock: int | None = None  # the buffer of (seed, step), if a kernel reads it
+    summary: dict[str, str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
+
+
+def evaluate(polynomial: Polynomial, sizes: Mapping[str, int]) -> int:
+    """The value of `polynomial` where each dim has its size; rounded up, for costs may be fractions."""
+    total = 0.0
+    for coefficient, names in polynomial:
+        term = coefficient
+        for name in names:
+            term *= sizes[name]
+        total += term
+    return int(-(-total // 1))
+
+
+def derived_sizes(dims: tuple[Dim, ...], free: Mapping[str, int]) -> dict[str, int]:
+    """The size of every dim, given those of the free ones."""
+    sizes = dict(free)
+    for dim in dims:
+        if dim.numerator is not None:
+            sizes[dim.name] = evaluate(dim.numerator, sizes) // evaluate(dim.denominator, sizes)
+    return sizes
+
+
+def encode(executable: Executable) -> bytes:
+    """`executable` as JSON."""
+    return msgspec.json.encode(executable)
+
+
+def decode(text: bytes) -> Executable:
+    """The executable that `text` describes. Raises msgspec.ValidationError where it describes none."""
+    return msgspec.json.decode(text, type=Executable)

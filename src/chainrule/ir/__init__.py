@@ -1,0 +1,1 @@
+"""The nouns of the compiler: expressions, formulas, graphs, programs. Imports sympy and networkx."""

@@ -1,0 +1,145 @@
+"""The graph: a frozen value, so that passes are pure, and its networkx views.
+
+Names are single-assignment: every input, parameter, state, scalar and node has a name of its own, and nodes stand
+in an order in which each reads only what is before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import networkx as nx
+import sympy as sp
+
+from chainrule.ir.formula import DType, Extent, Formula, Origin
+from chainrule.ir.primitive import Primitive
+
+Node = Formula | Primitive
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A named size; a derived one has its definition, over dims before it: ``rows = (h - 1) // 2 + 1``."""
+
+    name: str
+    minimum: int = 0
+    maximum: int | None = None
+    definition: sp.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A name with its shape and dtype; `bound`: the values of an int tensor v satisfy 0 <= v < bound."""
+
+    name: str
+    shape: tuple[Extent, ...]
+    dtype: DType = DType.FLOAT
+    bound: Extent | None = None
+    origin: Origin = field(default=Origin(), compare=False)
+
+
+@dataclass(frozen=True)
+class Init:
+    """How a parameter starts: uniform(low, high), normal(mean, deviation), constant(value), orthogonal(gain, columns)."""
+
+    law: str
+    numbers: tuple[float, ...]
+    each: int | None = None
+
+
+@dataclass(frozen=True)
+class Param:
+    """A trained tensor, named by its path (``h.linear.W``)."""
+
+    tensor: Tensor
+    init: Init
+
+
+@dataclass(frozen=True)
+class State:
+    """A tensor that a step updates and no gradient reaches; it starts at `value` everywhere."""
+
+    tensor: Tensor
+    value: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A rank-0 run-time number, such as a learning rate. The one named ``step`` is the runtime's counter, from 1."""
+
+    name: str
+    default: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """Once a step, after the last read of the old value, `store` (a state or parameter) becomes `value` (a node)."""
+
+    store: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Dims, inputs, params, states, scalars; nodes in order; updates and outputs. The roots are the last two."""
+
+    name: str
+    dims: tuple[Dim, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+    params: tuple[Param, ...] = ()
+    states: tuple[State, ...] = ()
+    scalars: tuple[Scalar, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    updates: tuple[Update, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    @cached_property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every tensor by name: those given and those computed."""
+        given = (*self.inputs, *(p.tensor for p in self.params), *(s.tensor for s in self.states))
+        scalars = (Tensor(s.name, ()) for s in self.scalars)
+        made = (Tensor(n.out, n.shape, n.dtype, n.bound, n.origin) for n in self.nodes)
+        return {t.name: t for t in (*given, *scalars, *made)}
+
+    @cached_property
+    def producers(self) -> Mapping[str, Node]:
+        """The node that computes each tensor; inputs, params, states and scalars have none."""
+        return {n.out: n for n in self.nodes}
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Node, ...]]:
+        """The nodes that read each tensor, in order."""
+        found: dict[str, list[Node]] = {name: [] for name in self.tensors}
+        for node in self.nodes:
+            for name in node.tensors:
+                found[name].append(node)
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """What the graph is for: outputs, and the values of updates."""
+        return (*self.outputs, *(u.value for u in self.updates))
+
+    @cached_property
+    def network(self) -> nx.MultiDiGraph:
+        """Nodes: inputs, params, states, scalars, formulas, primitives. Edges: accesses, carrying tensors."""
+        network = nx.MultiDiGraph(name=self.name)
+        kinds = {"input": self.inputs, "param": self.params, "state": self.states, "scalar": self.scalars}
+        for kind, values in kinds.items():
+            for value in values:
+                network.add_node(value.tensor.name if hasattr(value, "tensor") else value.name, kind=kind, value=value)
+        for node in self.nodes:
+            network.add_node(node.out, kind="formula" if isinstance(node, Formula) else node.kind, value=node)
+        for node in self.nodes:
+            reads = node.reads if isinstance(node, Formula) else ()
+            for k, name in enumerate([r.tensor for r in reads] or node.tensors):
+                tensor = self.tensors[name]
+                network.add_edge(name, node.out, slot=k, shape=tensor.shape, dtype=tensor.dtype)
+        return network
+
+    @cached_property
+    def dag(self) -> nx.DiGraph:
+        """The condensation of `network`: a recurrence is one node of it (attribute ``members``)."""
+        return nx.condensation(nx.DiGraph(self.network))

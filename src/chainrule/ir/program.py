@@ -1,0 +1,168 @@
+"""The program: a graph's formulas as kernels, each a tree of loops with statements and products at its leaves.
+
+Symbols of a kernel (loop indices, a block's bounds) are unique within it; dims are the graph's. Expressions over
+slots read as in a formula: slot k of a statement's value is the value of its reads[k].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, assert_never
+
+import sympy as sp
+
+from chainrule.ir.formula import Access, DType, Origin, Reduce
+from chainrule.ir.graph import Dim, Init
+
+Space = Literal["input", "param", "state", "scalar", "clock", "constant", "arena", "random", "scratch"]
+"""Where a buffer lives. arena: between kernels, placed by liveness. scratch: inside one kernel, private to a thread;
+of rank 0 it is a local variable. random: nowhere, a read computes it. clock: int64 (seed, step)."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """``start <= symbol < stop``; pretty is the name that the generated source uses, made unique by the printer."""
+
+    symbol: sp.Symbol
+    start: sp.Expr
+    stop: sp.Expr
+    pretty: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """``for range.symbol in [range.start, range.stop): body``, in increasing order."""
+
+    range: Range
+    body: tuple[Leaf, ...]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """``target = value`` where the conditions hold, or with `reduce`: ``target = reduce(target, value)``.
+
+    ARGMAX keeps its running maximum in the local named `companion` (a scratch buffer of the target's shape): value is
+    what is compared, `place` is the flattened index that is stored where it is greater (the first one wins).
+    Reads with `outside` are guarded by the buffer's shape.
+    """
+
+    target: Access
+    value: sp.Expr
+    reads: tuple[Access, ...] = ()
+    where: tuple[sp.Basic, ...] = ()
+    reduce: Reduce | None = None
+    companion: str | None = None
+    place: sp.Expr | None = None
+    origin: Origin = field(default=Origin(), compare=False)
+    text: str = field(default="", compare=False)  # the equation that it computes
+
+
+@dataclass(frozen=True)
+class Product:
+    """``target[...] = (target +) scale * sum[inner] left * right``: a contraction leaf.
+
+    `rows` index target and left, `columns` target and right, `inner` left and right; `batch` all three. Accesses are
+    affine in the ranges' symbols and in what is open around the leaf; their `outside` is None or 0 (padding).
+    """
+
+    target: Access
+    left: Access
+    right: Access
+    rows: tuple[Range, ...]
+    columns: tuple[Range, ...]
+    inner: tuple[Range, ...]
+    batch: tuple[Range, ...] = ()
+    scale: sp.Expr = sp.S.One
+    accumulate: bool = False
+    origin: Origin = field(default=Origin(), compare=False)
+    text: str = field(default="", compare=False)
+
+
+Leaf = Loop | Statement | Product
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A tensor's storage, row-major. `stands_for`: the graph's tensor that it holds, for comments and pictures."""
+
+    name: str
+    shape: tuple[sp.Expr, ...]
+    dtype: DType
+    space: Space
+    key: str = ""  # of a random one: what its counter is keyed by
+    stands_for: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The kernel's top loop, cut into blocks that threads divide: block b covers [b*size, min(b*size + size, extent)).
+
+    Inside, `first` and `last` stand for that interval's ends; `number` is b itself (the row of a partial result).
+    """
+
+    number: sp.Symbol
+    first: sp.Symbol
+    last: sp.Symbol
+    extent: sp.Expr
+    size: int
+    pretty: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled function. Without a block it runs once, on one thread.
+
+    locals: its scratch buffers. cost: nanoseconds, roughly, of the whole kernel on one core, over the dims.
+    """
+
+    name: str
+    body: tuple[Leaf, ...]
+    locals: tuple[Buffer, ...] = ()
+    block: Block | None = None
+    cost: sp.Expr = sp.S.Zero
+    formulas: tuple[str, ...] = field(default=(), compare=False)  # the graph's nodes that it computes
+
+
+@dataclass(frozen=True)
+class Program:
+    """Kernels in order, and the buffers between them. Inputs, params, … are named as on the graph.
+
+    results: for each output and each state or parameter that is updated, the buffer that holds its value at the end
+    (an update's target is the store's own buffer).
+    """
+
+    name: str
+    training: bool
+    dims: tuple[Dim, ...]
+    buffers: tuple[Buffer, ...]
+    kernels: tuple[Kernel, ...]
+    outputs: tuple[tuple[str, str], ...]  # (output's name, buffer)
+    inits: tuple[tuple[str, Init], ...]  # of the params
+    values: tuple[tuple[str, float], ...]  # of states and scalars: at start, by default
+    bounds: tuple[tuple[str, sp.Expr], ...] = ()  # of int inputs: 0 <= value < bound
+
+
+def leaves(body: tuple[Leaf, ...]) -> Iterator[Statement | Product]:
+    """The statements and products of a tree, in order."""
+    for node in body:
+        match node:
+            case Loop():
+                yield from leaves(node.body)
+            case Statement() | Product():
+                yield node
+            case _:
+                assert_never(node)
+
+
+def accesses(leaf: Statement | Product) -> tuple[tuple[Access, ...], Access]:
+    """What a leaf reads, and what it writes (an accumulating leaf reads its target too)."""
+    match leaf:
+        case Statement():
+            again = (leaf.target,) if leaf.reduce is not None else ()
+            return (*leaf.reads, *again), leaf.target
+        case Product():
+            again = (leaf.target,) if leaf.accumulate else ()
+            return (leaf.left, leaf.right, *again), leaf.target
+        case _:
+            assert_never(leaf)

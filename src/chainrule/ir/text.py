@@ -1,0 +1,70 @@
+"""How a formula and an access read: the notation of the language, also in errors, pictures and kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+
+from chainrule.ir.expression import ATOM, IF, OR, PRODUCT, TRAINING, expression_text, slot
+from chainrule.ir.formula import Access, DType, Formula
+
+
+def names_of(f: Formula) -> dict[sp.Basic, str]:
+    """What each symbol of `f` prints as: pretty index names (made unique), and reads for slots."""
+    names: dict[sp.Basic, str] = {TRAINING: "training"}
+    taken: set[str] = set(s.name for s in f.body.free_symbols)
+    for index in f.indices:
+        name, k = index.name, 2
+        while name in taken:
+            name, k = f"{index.name}{k}", k + 1
+        taken.add(name)
+        names[index.symbol] = name
+    for k, read in enumerate(f.reads):  # an access comes after those that its indices need
+        names[slot(k)] = names[slot(k, DType.INT.sort)] = access_text(read, names)
+    return names
+
+
+def access_text(access: Access, names: Mapping[sp.Basic, str]) -> str:
+    """``x[n, i + 1; 0]``; a rank-0 tensor prints as its name."""
+    inside = ", ".join(expression_text(i, names) for i in access.indices)
+    outside = "" if access.outside is None else f"; {expression_text(access.outside, names)}"
+    return f"{access.tensor}[{inside}{outside}]" if access.indices else access.tensor
+
+
+def law_text(f: Formula) -> str:
+    """The right side of `f`, its reduction and conditions included: ``sum[i] x[n, i] * W[i, o]``."""
+    names = names_of(f)
+    where = " and ".join(expression_text(c, names, OR + 1) for c in f.where)
+    if not f.over:
+        return expression_text(f.body, names, IF) + (f" where {where}" if where else "")
+    over = ", ".join(f"{names[r.symbol]} < {expression_text(r.extent, {})}" for r in f.over)
+    return f"{f.reduce.value}[{over}{f' where {where}' if where else ''}] {expression_text(f.body, names, PRODUCT)}"
+
+
+def formula_text(f: Formula) -> str:
+    """`f` as a statement of the language: what the printer writes and the parser reads.
+
+    Every index shows its range, so that the text alone gives the formula back.
+    """
+    names = names_of(f)
+    axes = ", ".join(f"{names[a.symbol]} < {expression_text(a.extent, {})}" for a in f.axes)
+    kind = ""
+    if f.dtype is not DType.FLOAT:
+        kind = f" : {f.dtype.value}"
+        if f.bound is not None:
+            kind = f" : index {expression_text(f.bound, {}, ATOM)}"
+    left = f"{f.out}[{axes}]" if f.axes else f.out
+    return f"{'stop ' if f.stop else ''}{left}{kind} = {law_text(f)}"
+
+
+def equation_text(f: Formula) -> str:
+    """`f` as a person writes it, without ranges: for pictures, comments and traces."""
+    names = names_of(f)
+    left = f"{f.out}[{', '.join(names[a.symbol] for a in f.axes)}]" if f.axes else f.out
+    if not f.over:
+        return f"{left} = {law_text(f)}"
+    over = ", ".join(names[r.symbol] for r in f.over)
+    where = " and ".join(expression_text(c, names, OR + 1) for c in f.where)
+    within = f"{over}{f' where {where}' if where else ''}"
+    return f"{left} = {f.reduce.value}[{within}] {expression_text(f.body, names, PRODUCT)}"
