@@ -1,0 +1,136 @@
+"""What a legal graph is; run after every pass. A graph that breaks it is a defect of the pass, not of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import sympy as sp
+from sympy.codegen.cfunctions import expm1, log1p
+from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
+
+from chainrule.errors import ChainruleError
+from chainrule.ir.expression import FUNCTIONS, LocallyConstant, Select, is_slot, slot, slot_number
+from chainrule.ir.formula import Access, DType, Extent, Formula
+from chainrule.ir.graph import Graph, Node
+from chainrule.ir.text import formula_text
+
+LEGAL = (
+    sp.Symbol, sp.Number, sp.core.numbers.Pi, sp.core.numbers.Exp1, sp.core.numbers.NaN, sp.core.numbers.Infinity,
+    sp.core.numbers.NegativeInfinity, sp.Add, sp.Mul, sp.Pow, sp.Rel, And, Or, Not, BooleanTrue, BooleanFalse,
+    Select, LocallyConstant, expm1, log1p, *(f for f in FUNCTIONS.values() if isinstance(f, type)),
+)  # fmt: skip
+"""The closed set of nodes: no Derivative, Subs, DiracDelta, Heaviside, Piecewise or float gets past it."""
+
+
+class IllegalGraph(ChainruleError):
+    """A pass made what no graph may be; the message names the node."""
+
+
+def validate(graph: Graph) -> None:
+    """Raise IllegalGraph unless every name is made once, before it is read, with the rank and symbols that it needs."""
+    for problem in problems(graph):
+        raise IllegalGraph(f"graph {graph.name}: {problem}")
+
+
+def problems(graph: Graph) -> Iterator[str]:
+    """What is illegal about `graph`, in order."""
+    dims: set[sp.Symbol] = set()
+    for dim in graph.dims:
+        if dim.definition is not None and not dim.definition.free_symbols <= dims:
+            yield f"dim {dim.name} is defined by dims that come after it"
+        dims.add(sp.Symbol(dim.name, integer=True, nonnegative=True))
+    given = [t.name for t in graph.inputs] + [p.tensor.name for p in graph.params]
+    given += [s.tensor.name for s in graph.states] + [s.name for s in graph.scalars]
+    known: set[str] = set()
+    for name in given:
+        if name in known:
+            yield f"{name} is given twice"
+        known.add(name)
+    circles = {name for names in cycles(graph) for name in names}
+    for node in graph.nodes:
+        if node.out in known:
+            yield f"{node.out} is made twice"
+        for name in node.tensors:
+            if name not in graph.tensors:
+                yield f"{node.out} reads {name}, which nothing makes"
+            elif name not in known and not (name in circles and node.out in circles):
+                yield f"{node.out} reads {name} before it is made"
+        known.add(node.out)
+        yield from _extents(node, dims)
+        if isinstance(node, Formula) and set(node.tensors) <= set(graph.tensors):
+            yield from (f"{problem} in {formula_text(node)}" for problem in _formula(node, graph, dims))
+    yield from _roots(graph, known)
+
+
+def cycles(graph: Graph) -> Iterator[set[str]]:
+    """The nodes of each recurrence: the strongly connected components that are no single node, or read themselves."""
+    for _, members in graph.dag.nodes(data="members"):
+        if len(members) > 1 or any(name in graph.producers and name in graph.producers[name].tensors for name in members):
+            yield members
+
+
+def _extents(node: Node, dims: set[sp.Symbol]) -> Iterator[str]:
+    extents: tuple[Extent, ...] = node.shape
+    if isinstance(node, Formula):
+        extents = tuple(i.extent for i in node.indices)
+    for extent in extents:
+        if not (extent.is_Integer and extent >= 0) and extent not in dims:
+            yield f"{node.out} has an axis of extent {extent}, neither an integer nor a dim"
+
+
+def _formula(f: Formula, graph: Graph, dims: set[sp.Symbol]) -> Iterator[str]:
+    indices = {i.symbol for i in f.indices}
+    for e in (f.body, *f.where):
+        yield from _expression(e, len(f.reads), indices | dims, "")
+    for k, read in enumerate(f.reads):
+        tensor = graph.tensors[read.tensor]
+        if len(read.indices) != len(tensor.shape):
+            yield f"{read.tensor} has {len(tensor.shape)} axes and is read with {len(read.indices)}"
+        for i in read.indices:
+            yield from _expression(i, k, indices | dims, f"an index of {read.tensor}: ")
+        other = slot(k, DType.FLOAT.sort if tensor.dtype is not DType.FLOAT else DType.INT.sort)
+        if any(other in e.free_symbols for e in (f.body, *f.where, *(i for r in f.reads for i in r.indices))):
+            yield f"slot {k} is not of the dtype of {read.tensor}"
+        yield from _slots_of_indices(read, f, graph)
+    if not f.over and f.reduce.value == "argmax":
+        yield "an argmax over no index"
+
+
+def _slots_of_indices(read: Access, f: Formula, graph: Graph) -> Iterator[str]:
+    for s in read.slots:
+        inner = graph.tensors[f.reads[slot_number(s)].tensor]
+        if inner.dtype is not DType.INT:
+            yield f"{read.tensor} is indexed by {inner.name}, which is {inner.dtype.value}"
+
+
+def _expression(e: sp.Basic, slots: int, symbols: set[sp.Symbol], place: str) -> Iterator[str]:
+    for kind in _kinds(e):
+        if not issubclass(kind, LEGAL) or issubclass(kind, sp.Float):
+            yield f"{place}{kind.__name__} has no place in a formula"
+    for s in e.free_symbols:
+        if is_slot(s):
+            if slot_number(s) >= slots:
+                yield f"{place}slot {slot_number(s)} stands for no read"
+        elif s not in symbols and s.name != "_training":
+            yield f"{place}{s} is neither an index nor a dim"
+
+
+@lru_cache(maxsize=65536)
+def _kinds(e: sp.Basic) -> frozenset[type]:
+    return frozenset(type(part) for part in sp.preorder_traversal(e))
+
+
+def _roots(graph: Graph, known: set[str]) -> Iterator[str]:
+    stores = {t.name for t in (*(p.tensor for p in graph.params), *(s.tensor for s in graph.states))}
+    for name in graph.roots:
+        if name not in known:
+            yield f"root {name} is made by nothing"
+    for update in graph.updates:
+        if update.store not in stores:
+            yield f"{update.store} is updated, and is no state or parameter"
+        elif update.value in known and graph.tensors[update.store].shape != graph.tensors[update.value].shape:
+            yield f"{update.store} is updated by {update.value}, which has another shape"
+    for stored in [u.store for u in graph.updates]:
+        if [u.store for u in graph.updates].count(stored) > 1:
+            yield f"{stored} is updated twice"
