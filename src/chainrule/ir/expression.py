@@ -102,7 +102,7 @@ class ceil(LocallyConstant):
         return sp.ceiling(x) if x.is_Rational else None
 
 
-class round(LocallyConstant):  # noqa: A001 - the language's word
+class round(LocallyConstant):
     """The nearest integer, ties to even."""
 
     nargs = (1,)

@@ -181,7 +181,11 @@ def _substitute(
     names = {slot(old, sort): slot(new, sort) for old, new in numbers.items() if old != new for sort in Sort}
     if not names:
         return body, where, reads
-    return body.xreplace(names), tuple(c.xreplace(names) for c in where), tuple(r.renamed(names) for r in reads)
+    return (
+        body.xreplace(names),
+        tuple(c.xreplace(names) for c in where),
+        tuple(r.renamed(names) for r in reads),
+    )
 
 
 def _renumber(body: sp.Expr, where: tuple[sp.Basic, ...], reads: tuple[Access, ...]) -> _Form:

@@ -13,7 +13,7 @@ from chainrule.ir.formula import Access, DType, Formula
 def names_of(f: Formula) -> dict[sp.Basic, str]:
     """What each symbol of `f` prints as: pretty index names (made unique), and reads for slots."""
     names: dict[sp.Basic, str] = {TRAINING: "training"}
-    taken: set[str] = set(s.name for s in f.body.free_symbols)
+    taken: set[str] = {s.name for s in f.body.free_symbols}
     for index in f.indices:
         name, k = index.name, 2
         while name in taken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -47,15 +48,17 @@ def problems(graph: Graph) -> Iterator[str]:
         if name in known:
             yield f"{name} is given twice"
         known.add(name)
-    circles = {name for names in cycles(graph) for name in names}
+    circles: set[str] | None = None  # found when the first read of a later node asks for them
     for node in graph.nodes:
         if node.out in known:
             yield f"{node.out} is made twice"
         for name in node.tensors:
             if name not in graph.tensors:
                 yield f"{node.out} reads {name}, which nothing makes"
-            elif name not in known and not (name in circles and node.out in circles):
-                yield f"{node.out} reads {name} before it is made"
+            elif name not in known:
+                circles = circles if circles is not None else set().union(*cycles(graph))
+                if name not in circles or node.out not in circles:
+                    yield f"{node.out} reads {name} before it is made"
         known.add(node.out)
         yield from _extents(node, dims)
         if isinstance(node, Formula) and set(node.tensors) <= set(graph.tensors):
@@ -66,7 +69,9 @@ def problems(graph: Graph) -> Iterator[str]:
 def cycles(graph: Graph) -> Iterator[set[str]]:
     """The nodes of each recurrence: the strongly connected components that are no single node, or read themselves."""
     for _, members in graph.dag.nodes(data="members"):
-        if len(members) > 1 or any(name in graph.producers and name in graph.producers[name].tensors for name in members):
+        if len(members) > 1 or any(
+            name in graph.producers and name in graph.producers[name].tensors for name in members
+        ):
             yield members
 
 
@@ -131,6 +136,6 @@ def _roots(graph: Graph, known: set[str]) -> Iterator[str]:
             yield f"{update.store} is updated, and is no state or parameter"
         elif update.value in known and graph.tensors[update.store].shape != graph.tensors[update.value].shape:
             yield f"{update.store} is updated by {update.value}, which has another shape"
-    for stored in [u.store for u in graph.updates]:
-        if [u.store for u in graph.updates].count(stored) > 1:
-            yield f"{stored} is updated twice"
+    for stored, times in Counter(u.store for u in graph.updates).items():
+        if times > 1:
+            yield f"{stored} is updated {times} times"

@@ -1,0 +1,284 @@
+"""Symbolic tensors: each operation in Python records one statement of the language, with its caller's place.
+
+Nothing is parsed or checked here, so a model written in Python starts as fast as one in a file; the recorded text
+is elaborated behind the compiler's door, and errors point at the line of Python that recorded the statement.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, reduce
+from pathlib import Path
+from types import FrameType
+
+from chainrule.errors import ChainruleError, Span, nearest
+from chainrule.source import LIBRARY, Argument
+
+_HERE = str(Path(__file__).parent)
+_NAME = re.compile(r"[A-Za-z\u0370-\u03ff][A-Za-z0-9_\u0370-\u03ff]*\Z")
+_order = itertools.count()
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A named size, bound when data come in."""
+
+    name: str
+    place: Span
+    condition: str = ""
+
+    def __repr__(self) -> str:
+        return f"dim {self.name}{self.condition}"
+
+
+Size = int | Dim
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor that a model will compute: one statement of the language, with the tensors that it reads in place.
+
+    parts: the statement's text; None stands for this tensor's own name. Names are given when a model is made, so
+    that they depend on the model alone: `stem`, numbered where a model has it twice.
+
+    Arithmetic works on whole tensors of equal shape and on numbers, as a statement without indices does; anything
+    else is written with indices, in `formula`.
+    """
+
+    stem: str
+    parts: tuple[str | Tensor | None, ...]
+    place: Span
+    dims: tuple[Dim, ...] = ()
+    given: bool = False  # an input or param: its name is the user's, and is not numbered
+    order: int = field(default_factory=lambda: next(_order))
+
+    @property
+    def parents(self) -> tuple[Tensor, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Tensor))
+
+    def statement(self, names: Mapping[int, str]) -> str:
+        """The text, where each tensor has the name `names[order]`."""
+        return "".join(
+            part if isinstance(part, str) else names[self.order if part is None else part.order] for part in self.parts
+        )
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.statement({t.order: t.stem for t in (self, *self.parents)})})"
+
+    def __add__(self, other: Operand) -> Tensor:
+        return _operate(self, " + ", other)
+
+    def __radd__(self, other: Operand) -> Tensor:
+        return _operate(other, " + ", self)
+
+    def __sub__(self, other: Operand) -> Tensor:
+        return _operate(self, " - ", other)
+
+    def __rsub__(self, other: Operand) -> Tensor:
+        return _operate(other, " - ", self)
+
+    def __mul__(self, other: Operand) -> Tensor:
+        return _operate(self, " * ", other)
+
+    def __rmul__(self, other: Operand) -> Tensor:
+        return _operate(other, " * ", self)
+
+    def __truediv__(self, other: Operand) -> Tensor:
+        return _operate(self, " / ", other)
+
+    def __rtruediv__(self, other: Operand) -> Tensor:
+        return _operate(other, " / ", self)
+
+    def __pow__(self, other: Operand) -> Tensor:
+        return _operate(self, " ^ ", other)
+
+    def __neg__(self) -> Tensor:
+        return _operate("-", self)
+
+    def __lt__(self, other: Operand) -> Tensor:
+        return _operate(self, " < ", other)
+
+    def __gt__(self, other: Operand) -> Tensor:
+        return _operate(self, " > ", other)
+
+    def __bool__(self) -> bool:
+        raise ChainruleError(
+            f"{self.stem} has no truth value: it is computed later\n  Way out: choose inside a formula, with if … then … else"
+        )
+
+    def __array__(self) -> object:
+        raise TypeError(f"{self.stem} is symbolic: it has values when its model runs (cr.Model(...).predict)")
+
+
+Operand = Tensor | int | float
+
+
+def caller() -> Span:
+    """The place of the first frame outside this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_HERE):
+        frame = frame.f_back
+    if frame is None:
+        return Span("<python>", 1)
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).rstrip("\n")
+    column = len(text) - len(text.lstrip()) + 1
+    return Span(frame.f_code.co_filename, frame.f_lineno, column, max(len(text.strip()), 1), text)
+
+
+def dim(name: str, minimum: int = 0, maximum: int | None = None) -> Dim:
+    """A named size; what it may be is checked at each call: ``cr.dim("time", maximum=256)``."""
+    condition = (f" >= {minimum:d}" if minimum else "") + (f" <= {maximum:d}" if maximum is not None else "")
+    return Dim(_checked(name), caller(), condition)
+
+
+def input(name: str, shape: Sequence[Size] = (), dtype: str = "float", *, index: Size | None = None) -> Tensor:
+    """A tensor that every call is given. `index`: its values are integers v with 0 <= v < index."""
+    kind = f" : index {_size(index)}" if index is not None else "" if dtype == "float" else f" : {_checked(dtype)}"
+    sizes = (*shape, *(() if index is None else (index,)))
+    return Tensor(_checked(name), (f"input {name}{_shape(shape)}{kind}",), caller(), _dims(sizes), given=True)
+
+
+def param(name: str, shape: Sequence[int] = (), init: str = "zeros") -> Tensor:
+    """A trained tensor; `init` is a law of the library: ``"zeros"``, ``"normal(0.02)"``, ``"glorot_uniform"``."""
+    if not re.fullmatch(r"[a-z_]+(\([-+0-9a-z_=., ]*\))?", init):
+        raise ChainruleError(f"init {init!r} is no initialiser\n  Way out: write one such as 'normal(0.02)'")
+    text = f"param {_checked(name)}{_shape(shape)} ~ {init}"
+    return Tensor(name, (text,), caller(), _dims(shape), given=True)
+
+
+def formula(text: str, *, name: str | None = None, **reads: Tensor) -> Tensor:
+    """One statement of the language over the tensors that it reads, each under the name that the text gives it.
+
+    >>> h = formula("h[n, o] = sum[i] x[n, i] * W[i, o]", x=x, W=W)
+
+    Errors in the text are found when the model is compiled, and point at this call.
+    """
+    if "\n" in text.strip() or "\r" in text:
+        raise ChainruleError("a formula is one line\n  Way out: record several, or write a layer in a .graph file")
+    head = re.match(r"\s*(?:stop\s+)?([^\W\d]\w*)\s*(\[|:|=)", text)
+    if head is None:
+        raise ChainruleError(f"{text!r} defines no tensor\n  Way out: begin with its name: 'y[n, o] = …'")
+    places: dict[str, Tensor | None] = {**reads, head[1]: None}
+    # whole words only; split keeps the words, which stand at the odd places
+    words = re.split(r"([^\W\d]\w*)", text.strip())
+    parts = (places[word] if k % 2 and word in places else word for k, word in enumerate(words))
+    return Tensor(_checked(name or head[1]), tuple(parts), caller())
+
+
+def call(function: str, *arguments: Operand | Dim, name: str | None = None, **options: Argument) -> Tensor:
+    """A layer or function applied to tensors: what ``cr.linear(x, 128)`` records. `name`: of the result."""
+    given: list[str | Tensor | None] = [None, f" = {function}("]
+    for k, argument in enumerate(arguments):
+        given += [", " if k else "", argument if isinstance(argument, Tensor) else _literal(argument)]
+    for key, value in options.items():
+        given.append(f"{', ' if len(given) > 2 else ''}{_checked(key)} = {_literal(value)}")
+    return Tensor(_checked(name or function), (*given, ")"), caller(), _dims(arguments))
+
+
+def _operate(*parts: str | Operand) -> Tensor:
+    shown = (part if isinstance(part, str | Tensor) else f"({_literal(part)})" for part in parts)
+    return Tensor("t", (None, " = ", *shown), caller())
+
+
+def recorded(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """`tensors` and all that they need, each once, in the order in which they were recorded."""
+    found: dict[int, Tensor] = {}
+    waiting = list(tensors)
+    while waiting:
+        tensor = waiting.pop()
+        if tensor.order not in found:
+            found[tensor.order] = tensor
+            waiting.extend(tensor.parents)
+    return [found[order] for order in sorted(found)]
+
+
+def name_all(tensors: Sequence[Tensor]) -> dict[int, str]:
+    """A name for each, by its order: its stem, numbered from the second on. Raises ChainruleError for two inputs of a name."""
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for tensor in sorted(tensors, key=lambda t: (not t.given, t.order)):
+        name, k = tensor.stem, 2
+        if tensor.given and name in taken:
+            raise ChainruleError(f"two inputs or params are named {name} ({tensor.place})\n  Way out: rename one")
+        while name in taken:
+            name, k = f"{tensor.stem}_{k}", k + 1
+        taken.add(name)
+        names[tensor.order] = name
+    return names
+
+
+@cache
+def library_names() -> frozenset[str]:
+    """The layers and functions of the library: its heads, read without parsing."""
+    heads = re.compile(r"^(?:layer|fn)\s+(\w+)\s*\(", re.MULTILINE)
+    return frozenset(
+        itertools.chain.from_iterable(heads.findall(path.read_text("utf-8")) for path in LIBRARY.glob("*.graph"))
+    )
+
+
+def layer(name: str) -> Callable[..., Tensor]:
+    """The library's layer or function `name` as a Python function. Raises AttributeError if there is none."""
+    if name not in library_names():
+        raise AttributeError(f"the library has no {name!r}: {nearest(name, library_names())}")
+
+    def apply(*arguments: Operand | Dim, **options: Argument) -> Tensor:
+        return call(name, *arguments, **options)  # type: ignore[arg-type]
+
+    apply.__name__ = apply.__qualname__ = name
+    apply.__doc__ = f"The library's `{name}`, recorded as a statement; its text is in the language reference."
+    return apply
+
+
+def _checked(name: str) -> str:
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise ChainruleError(f"{name!r} is no name\n  Way out: use letters, digits and underscores, a letter first")
+    return name
+
+
+def _size(size: Size) -> str:
+    return size.name if isinstance(size, Dim) else f"{int(size):d}"
+
+
+def _shape(shape: Sequence[Size]) -> str:
+    return f"[{', '.join(map(_size, shape))}]" if shape else ""
+
+
+def _dims(values: Sequence[object]) -> tuple[Dim, ...]:
+    return tuple(v for v in values if isinstance(v, Dim))
+
+
+def _literal(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return str(value)
+        case float():
+            return _decimal(value)
+        case str():
+            return _checked(value)
+        case Dim():
+            return value.name
+    raise ChainruleError(f"{value!r} is neither a tensor nor a number\n  Way out: make it an input or a param")
+
+
+def _decimal(value: float) -> str:
+    if value != value:
+        raise ChainruleError("NaN is no literal\n  Way out: compute it in a formula")
+    return repr(value) if abs(value) != float("inf") else "inf" if value > 0 else "-inf"
+
+
+def every_dim(tensors: Sequence[Tensor]) -> dict[str, Dim]:
+    """The dims that `tensors` name, by name. Raises ChainruleError where two different ones share it."""
+
+    def add(known: dict[str, Dim], dim: Dim) -> dict[str, Dim]:
+        if known.setdefault(dim.name, dim).condition != dim.condition:
+            raise ChainruleError(f"two dims are named {dim.name}: {known[dim.name]!r} and {dim!r}")
+        return known
+
+    return reduce(add, (d for t in tensors for d in t.dims), {})

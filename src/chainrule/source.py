@@ -1,0 +1,67 @@
+"""What a user wrote, before anything is parsed: the text of a model, where it stands, and its arguments."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from chainrule.errors import ChainruleError, Span
+
+Argument = int | float | bool | str
+
+LIBRARY = Path(__file__).parent / "library"
+
+# a quick look, not a parse: it finds what a cache key must cover; the parser checks what `use` may name
+_USE = re.compile(r'^\s*use\s+"([^"\n]{1,200})"', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of a model file, or of statements recorded in Python.
+
+    file: how errors name it. model: which of the file's models (None: its one). folder: where `use` may read, or
+    None. places: of recorded statements, the caller's place of each line.
+    """
+
+    text: str
+    file: str
+    model: str | None = None
+    arguments: tuple[tuple[str, Argument], ...] = ()
+    folder: Path | None = None
+    places: tuple[Span, ...] = ()
+
+    def place(self, span: Span) -> Span:
+        """`span` of this text, as the user knows it: a recorded statement is shown where its caller wrote it."""
+        recorded = self.places and span.file == self.file and 1 <= span.line <= len(self.places)
+        return self.places[span.line - 1] if recorded else span
+
+
+def read_source(path: str, arguments: dict[str, Argument]) -> Source:
+    """The source in `path`, a file or ``file.graph:model``. Raises ChainruleError if it cannot be read."""
+    name, colon, model = path.rpartition(":")
+    # a drive letter is no file: C:\nets\mlp.graph
+    file = Path(name) if colon and len(name) > 1 and model.isidentifier() else Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ChainruleError(f"{file} is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise ChainruleError(f"{file} cannot be read: {error.strerror}") from None
+    chosen = model if file == Path(name) and colon else None
+    return Source(text, str(file), chosen, tuple(sorted(arguments.items())), file.parent)
+
+
+def texts(source: Source) -> dict[str, str]:
+    """Every text that the source's meaning depends on: its own, those that it uses, and the library's."""
+    found = {source.file: source.text}
+    waiting = [source.text]
+    while waiting and source.folder is not None:
+        for name in _USE.findall(waiting.pop()):
+            path = source.folder / name
+            if str(path) not in found and path.is_file():
+                found[str(path)] = path.read_text(encoding="utf-8", errors="replace")
+                waiting.append(found[str(path)])
+    for path in sorted(LIBRARY.glob("*.graph")):
+        found[f"library/{path.name}"] = path.read_text(encoding="utf-8")
+    return found
