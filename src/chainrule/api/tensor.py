@@ -108,7 +108,8 @@ class Tensor:
 
     def __bool__(self) -> bool:
         raise ChainruleError(
-            f"{self.stem} has no truth value: it is computed later\n  Way out: choose inside a formula, with if … then … else"
+            f"{self.stem} has no truth value: it is computed later\n"
+            "  Way out: choose inside a formula, with if … then … else"
         )
 
     def __array__(self) -> object:
@@ -198,7 +199,10 @@ def recorded(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def name_all(tensors: Sequence[Tensor]) -> dict[int, str]:
-    """A name for each, by its order: its stem, numbered from the second on. Raises ChainruleError for two inputs of a name."""
+    """A name for each, by its order: its stem, numbered from the second on.
+
+    Raises ChainruleError where two inputs or params share a name.
+    """
     names: dict[int, str] = {}
     taken: set[str] = set()
     for tensor in sorted(tensors, key=lambda t: (not t.given, t.order)):
@@ -264,7 +268,10 @@ def _literal(value: object) -> str:
             return _checked(value)
         case Dim():
             return value.name
-    raise ChainruleError(f"{value!r} is neither a tensor nor a number\n  Way out: make it an input or a param")
+        case _:
+            raise ChainruleError(
+                f"{value!r} is neither a tensor nor a number\n  Way out: make it an input or a param"
+            )
 
 
 def _decimal(value: float) -> str:

@@ -243,7 +243,8 @@ def _number(e: sp.Basic) -> tuple[str, int]:
             return "pi", ATOM
         case sp.core.numbers.Exp1():
             return "exp(1)", ATOM
-    raise TypeError(f"{e} is no exact number: write it as a fraction")
+        case _:
+            raise TypeError(f"{e} is no exact number: write it as a fraction")
 
 
 def _sum(e: sp.Add, show: Callable[[sp.Basic, int], str]) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import TypeAlias
 
 import sympy as sp
 
 from chainrule.errors import Span
 from chainrule.ir.expression import Sort, index_symbol, is_slot, slot, slot_number, symbols_in_order
 
-Extent = sp.Expr
+Extent: TypeAlias = sp.Expr
 """A size: a sympy Integer or a plain dim symbol; derived sizes are named dims with a definition on the graph."""
 
 
@@ -162,7 +163,7 @@ def _merge(body: sp.Expr, where: tuple[sp.Basic, ...], reads: tuple[Access, ...]
     """Equal accesses share the first one's slot; to a fixed point, since accesses may hold slots."""
     while len(set(reads)) < len(reads):
         first: dict[Access, int] = {}
-        same = {}
+        same: dict[sp.Basic, sp.Basic] = {}
         for k, read in enumerate(reads):
             keep = first.setdefault(read, k)
             if keep != k:

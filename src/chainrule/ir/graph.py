@@ -42,7 +42,9 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter starts: uniform(low, high), normal(mean, deviation), constant(value), orthogonal(gain, columns)."""
+    """How a parameter starts, as `executable.Init` has it: uniform(low, high), normal(mean, deviation), constant(value),
+    orthogonal(gain, columns); `each`: the axis that stacks independent matrices.
+    """
 
     law: str
     numbers: tuple[float, ...]
@@ -126,10 +128,10 @@ class Graph:
     def network(self) -> nx.MultiDiGraph:
         """Nodes: inputs, params, states, scalars, formulas, primitives. Edges: accesses, carrying tensors."""
         network = nx.MultiDiGraph(name=self.name)
-        kinds = {"input": self.inputs, "param": self.params, "state": self.states, "scalar": self.scalars}
-        for kind, values in kinds.items():
-            for value in values:
-                network.add_node(value.tensor.name if hasattr(value, "tensor") else value.name, kind=kind, value=value)
+        network.add_nodes_from((t.name, {"kind": "input", "value": t}) for t in self.inputs)
+        network.add_nodes_from((p.tensor.name, {"kind": "param", "value": p}) for p in self.params)
+        network.add_nodes_from((s.tensor.name, {"kind": "state", "value": s}) for s in self.states)
+        network.add_nodes_from((s.name, {"kind": "scalar", "value": s}) for s in self.scalars)
         for node in self.nodes:
             network.add_node(node.out, kind="formula" if isinstance(node, Formula) else node.kind, value=node)
         for node in self.nodes:

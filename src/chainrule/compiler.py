@@ -1,0 +1,150 @@
+"""The whole pipeline, in order, on one screen: text -> graph -> derived -> optimized -> program -> executable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from chainrule import codegen, lang
+from chainrule.derive import backward
+from chainrule.errors import ChainruleError, SourceError, nearest
+from chainrule.executable import Executable
+from chainrule.ir.formula import Formula
+from chainrule.ir.graph import Graph, Node
+from chainrule.ir.program import Program
+from chainrule.ir.trace import Step
+from chainrule.ir.validate import validate
+from chainrule.optimize import (
+    contract,
+    cse,
+    drop_dead,
+    eliminate,
+    expand_reductions,
+    inline,
+    output_form,
+    simplify,
+    specialize,
+    stabilize,
+)
+from chainrule.options import Options
+from chainrule.schedule import schedule
+from chainrule.source import Source
+
+Pass = Callable[[Graph], Graph]
+Watch = Callable[[Pass, Graph, Graph], None]
+
+
+def ignore(step: Pass, before: Graph, after: Graph) -> None:
+    """Watch nothing."""
+
+
+# what must come before derivation: a stable form's gradient is stable, and a max derives as a gather
+PREPARE: tuple[Pass, ...] = (drop_dead, stabilize, expand_reductions)
+
+IMPROVE: tuple[Pass, ...] = (eliminate, simplify, output_form, cse, inline, contract, cse, drop_dead)
+
+
+def run(graph: Graph, passes: Sequence[Pass], watch: Watch = ignore) -> Graph:
+    """`graph` through `passes` in order; validated, and shown to `watch`, after each."""
+    for step in passes:
+        before, graph = graph, step(graph)
+        validate(graph)
+        watch(step, before, graph)
+    return graph
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """Every stage's result, for those who look: pictures, explanations, checks."""
+
+    written: Graph  # as elaborated
+    derived: Graph  # forward, backward and updates, as derived
+    graph: Graph  # the same after optimization
+    gradients: Mapping[str, str]  # what each tensor's gradient is called
+    trace: tuple[Step, ...]
+
+
+def elaborate(source: Source) -> Graph:
+    """The graph that `source` describes. Raises SourceError at the user's own line."""
+    try:
+        graph = lang.load_source(source)
+    except SourceError as error:
+        raise replace(error, span=source.place(error.span)) from None
+    return replace(graph, nodes=tuple(_relocated(node, source) for node in graph.nodes)) if source.places else graph
+
+
+def _relocated(node: Node, source: Source) -> Node:
+    span = node.origin.span
+    return node if span is None else replace(node, origin=replace(node.origin, span=source.place(span)))
+
+
+def derive(source: Source, options: Options) -> Compiled:
+    """The model's graph, made into what `options` ask for: a training step, gradients, or a prediction."""
+    written = elaborate(source)
+    trace: list[Step] = []
+
+    def watch(step: Pass, before: Graph, after: Graph) -> None:
+        trace.extend(changes(step.__name__, before, after))
+
+    graph = specialize(written, training=options.training)
+    wanted = tuple(_known(name, graph, written) for name in options.outputs)
+    if not options.derives:
+        graph = replace(graph, outputs=wanted or written.outputs)
+        return Compiled(written, graph, run(graph, (*PREPARE, *_improve(options)), watch), {}, tuple(trace))
+    loss = _loss(written, options.loss)
+    graph = run(replace(graph, outputs=(loss, *(o for o in wanted if o != loss))), PREPARE, watch)
+    of = options.wrt or tuple(p.tensor.name for p in graph.params)
+    derivation = backward(graph, loss, of)
+    trace.extend(derivation.trace)
+    graph = derivation.graph
+    if options.optimizer is not None:
+        graph = lang.apply_optimizer(graph, derivation.gradients, options.optimizer, dict(options.arguments))
+    else:
+        graph = replace(graph, outputs=(*graph.outputs, *dict.fromkeys(derivation.gradients[name] for name in of)))
+    validate(graph)
+    return Compiled(
+        written, graph, run(graph, _improve(options), watch), derivation.gradients, tuple(trace)
+    )
+
+
+def _improve(options: Options) -> tuple[Pass, ...]:
+    return tuple(step for step in IMPROVE if not (options.accurate and step is output_form))
+
+
+def _loss(graph: Graph, name: str) -> str:
+    if name not in graph.tensors:
+        raise ChainruleError(f"model {graph.name} has no tensor {name!r} to minimise: {nearest(name, graph.tensors)}")
+    if graph.tensors[name].shape:
+        shape = ", ".join(map(str, graph.tensors[name].shape))
+        raise ChainruleError(f"{name} is [{shape}], and a loss is one number\n  Way out: {name}_mean = mean({name})")
+    return name
+
+
+def _known(name: str, graph: Graph, written: Graph) -> str:
+    if name in graph.tensors:
+        return name
+    raise ChainruleError(f"model {written.name} has no tensor {name!r}: {nearest(name, graph.tensors)}")
+
+
+def changes(rule: str, before: Graph, after: Graph) -> list[Step]:
+    """What a pass did, formula by formula: same name, another formula; or a name that came or went."""
+    old, new = before.producers, after.producers
+    if old == new:
+        return []
+
+    def formula(node: Node | None) -> tuple[Formula, ...]:
+        return (node,) if isinstance(node, Formula) else ()
+
+    names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
+    return [Step(rule, formula(old.get(name)), formula(new.get(name))) for name in names]
+
+
+def program(compiled: Compiled, options: Options) -> Program:
+    """The kernels of a derived graph."""
+    return schedule(compiled.graph, training=options.training)
+
+
+def compile_source(source: Source, options: Options) -> tuple[Executable, dict[str, bytes]]:
+    """The executable of `source`, and its object files by the SHA-256 of their bytes."""
+    executable, objects, _ = codegen.emit(program(derive(source, options), options), element=options.dtype)
+    return executable, objects
