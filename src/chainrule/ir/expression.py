@@ -248,8 +248,8 @@ def _number(e: sp.Basic) -> tuple[str, int]:
 
 
 def _sum(e: sp.Add, show: Callable[[sp.Basic, int], str]) -> str:
-    # positive terms first: `1 - y`, not `-y + 1`; the order is otherwise sympy's, which is canonical
-    terms = sorted(e.args, key=_is_negative)
+    # positive terms first and numbers after them: `1 - y`, `n + 1`; the order is otherwise sympy's, which is canonical
+    terms = sorted(e.args, key=lambda t: (_is_negative(t), t.is_Number))
     text = show(terms[0], SUM)
     for term in terms[1:]:
         if _is_negative(term):
