@@ -11,6 +11,7 @@ addresses of the launch's buffers, then its sizes, as int64 each; [lo, hi) is th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Literal
 
 import msgspec
@@ -190,3 +191,90 @@ def encode(executable: Executable) -> bytes:
 def decode(text: bytes) -> Executable:
     """The executable that `text` describes. Raises msgspec.ValidationError where it describes none."""
     return msgspec.json.decode(text, type=Executable)
+
+
+# The layout of the tape in memory: what the walker (compiled by codegen) and the run side agree on.
+# Everything is an int64; each class numbers the words of one record.
+
+TAPE_FORMAT = 1  # raise it when a layout below changes: it is part of the key of the compiled walker
+WALKER_SYMBOL = "chainrule_walk"  # int64 walk(int64 control, int64 thread)
+
+
+class Entry(IntEnum):
+    """One launch: FUNCTION(TABLE, scratch, lo, hi), where [0, EXTENT) is divided among PARTS threads.
+
+    BARRIER: all threads meet before it. One of these fills a cache line.
+    """
+
+    FUNCTION = 0
+    TABLE = 1
+    EXTENT = 2
+    PARTS = 3
+    BARRIER = 4
+    WORDS = 8
+
+
+class Copy(IntEnum):
+    """BYTES from SOURCE to TARGET; the side that the caller owns moves on by STRIDE bytes a step."""
+
+    TARGET = 0
+    SOURCE = 1
+    BYTES = 2
+    STRIDE = 3
+    WORDS = 4
+
+
+class Check(IntEnum):
+    """0 <= value < BOUND for COUNT int64 values from ADDRESS, before the first step changes anything."""
+
+    ADDRESS = 0
+    COUNT = 1
+    BOUND = 2
+    WORDS = 4
+
+
+class Control(IntEnum):
+    """What one call of the walker does: STEPS steps of the tape, the first of which has number FIRST.
+
+    FEEDS and RESULTS are copies before and after each step. ADVANCE is added to the step of CLOCK when a step
+    starts. The walker returns 0, or 1 where a check failed: the BAD_CHECK-th, at BAD_POSITION.
+    """
+
+    TAPE = 0
+    ENTRIES = 1
+    THREADS = 2
+    SCRATCH = 3
+    SCRATCH_STRIDE = 4
+    FEEDS = 5
+    FEED_COUNT = 6
+    RESULTS = 7
+    RESULT_COUNT = 8
+    CHECKS = 9
+    CHECK_COUNT = 10
+    CLOCK = 11
+    ADVANCE = 12
+    STEPS = 13
+    FIRST = 14
+    POOL = 15
+    BAD_CHECK = 16
+    BAD_POSITION = 17
+    WORDS = 24
+
+
+class Pool(IntEnum):
+    """What the threads share. Each word that several of them write has a cache line of its own.
+
+    A worker waits for its MAIL (one every MAIL_WORDS, by thread) to change, then does its part of JOB. ARRIVED
+    and GENERATION are the barrier. ASLEEP counts who sleeps in it; MAIL_ASLEEP is 1 while its worker sleeps.
+    """
+
+    ARRIVED = 0
+    GENERATION = 8
+    ASLEEP = 16
+    SPINS = 24
+    YIELDS = 25
+    STOP = 32
+    JOB = 40
+    MAIL = 48
+    MAIL_ASLEEP = 8  # after the thread's MAIL
+    MAIL_WORDS = 16
