@@ -225,16 +225,24 @@ def library_names() -> frozenset[str]:
     )
 
 
-def layer(name: str) -> Callable[..., Tensor]:
-    """The library's layer or function `name` as a Python function. Raises AttributeError if there is none."""
-    if name not in library_names():
-        raise AttributeError(f"the library has no {name!r}: {nearest(name, library_names())}")
+REDUCTIONS = ("sum", "prod", "max", "min", "mean", "any", "all")
+"""Reductions over all axes, as functions: ``mean(x)``."""
 
-    def apply(*arguments: Operand | Dim, **options: Argument) -> Tensor:
-        return call(name, *arguments, **options)  # type: ignore[arg-type]
+
+def function(name: str) -> Callable[..., Tensor]:
+    """The library's layer or function `name`, or a reduction over all axes, as a Python function that records its call.
+
+    Raises AttributeError if there is none.
+    """
+    known = library_names().union(REDUCTIONS)
+    if name not in known:
+        raise AttributeError(f"chainrule has no {name!r}: {nearest(name, known)}")
+
+    def apply(*arguments: Operand | Dim, name: str | None = None, **options: Argument) -> Tensor:
+        return call(apply.__name__, *arguments, name=name, **options)
 
     apply.__name__ = apply.__qualname__ = name
-    apply.__doc__ = f"The library's `{name}`, recorded as a statement; its text is in the language reference."
+    apply.__doc__ = f"The library's `{name}`, recorded as a statement; `name` names the result."
     return apply
 
 
