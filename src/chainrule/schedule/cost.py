@@ -1,0 +1,93 @@
+"""What a task costs: a polynomial in the dims for the run side, a number at typical sizes for the scheduler's choices.
+
+Two constants of one core stand for the machine: the time of an operation and of a byte that comes from the cache.
+They need not be exact, for they only decide whether work is worth a block, a kernel or a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import sympy as sp
+
+from chainrule.ir.cost import BYTES, operations
+from chainrule.ir.formula import DType, Extent
+from chainrule.ir.graph import Dim, Graph
+from chainrule.ir.value import value
+from chainrule.schedule.task import Task
+
+TYPICAL = 64
+"""The size that an unbound dim is scheduled for, unless the call says one."""
+
+PRODUCT_NS = 1 / 64
+"""Nanoseconds of one multiply-add in a register tile: 128 GFLOP/s, half of what AVX-512 reaches."""
+
+PLAIN_NS = 1 / 8
+"""Nanoseconds of one operation in a vectorised loop, loads and stores included."""
+
+FUNCTION_NS = 1 / 2
+"""Nanoseconds of an exp, a logarithm or a division."""
+
+BYTE_NS = 1 / 32
+"""Nanoseconds of a byte between the second-level cache and the core."""
+
+
+class Sizes:
+    """The sizes that choices are made for; the program is right for every other."""
+
+    def __init__(self, graph: Graph, given: Mapping[str, int] | None = None) -> None:
+        self.known: dict[sp.Basic, int] = {}
+        for dim in graph.dims:
+            self.define(dim, (given or {}).get(dim.name))
+
+    def define(self, dim: Dim, size: int | None = None) -> None:
+        if size is None and dim.definition is not None:
+            size = max(int(value(dim.definition, self.known)), 0)
+        elif size is None:
+            greatest = TYPICAL if dim.maximum is None else min(dim.maximum, TYPICAL)
+            size = max(greatest, dim.minimum)
+        self.known[_dim(dim.name)] = size
+
+    def of(self, e: sp.Expr) -> int:
+        """The value of an extent or of a polynomial, rounded up."""
+        if e.is_Integer:
+            return int(e)
+        if e.is_Symbol:
+            return self.known[e]
+        return -int(-value(e, self.known) // 1)
+
+    def points(self, extents: Iterable[Extent]) -> int:
+        total = 1
+        for extent in extents:
+            total *= self.of(extent)
+        return total
+
+
+def _dim(name: str) -> sp.Symbol:
+    return sp.Symbol(name, integer=True, nonnegative=True)
+
+
+@lru_cache(maxsize=65536)
+def _each(body: sp.Expr) -> sp.Rational:
+    """Nanoseconds of one evaluation outside a product, as an exact number."""
+    costly = sum(1 for e in sp.preorder_traversal(body) if isinstance(e, sp.Pow | sp.Function))
+    return sp.Rational(operations(body) + 1) * sp.Rational(1, 8) + costly * sp.Rational(1, 2)
+
+
+def each_ns(task: Task, *, product: bool) -> sp.Rational:
+    return sp.Rational(1, 64) if product else _each(task.body) + (sp.Rational(1, 8) if task.over else 0)
+
+
+def cost_at(task: Task, sizes: Sizes, *, product: bool) -> float:
+    """Nanoseconds at the typical sizes."""
+    return float(each_ns(task, product=product)) * sizes.points(i.extent for i in task.indices)
+
+
+def cost_of(task: Task, *, product: bool) -> sp.Expr:
+    """Nanoseconds over the dims."""
+    return sp.Mul(each_ns(task, product=product), *(i.extent for i in task.indices))
+
+
+def bytes_of(dtype: DType) -> int:
+    return BYTES[dtype]

@@ -1,0 +1,225 @@
+"""From a kernel's tree to the nouns of `ir.program`: loops, statements, products, and their buffers.
+
+A reduction starts at its identity just above its first reduction loop. Over the innermost run of reduction loops, in
+which its target stands still, it accumulates in a local scalar: an array element there stops vectorisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from chainrule.ir.expression import index_symbol
+from chainrule.ir.formula import Access, DType, Index, Reduce
+from chainrule.ir.program import Block, Buffer, Leaf, Loop, Product, Range, Statement
+from chainrule.schedule.storage import (
+    Place,
+    Step,
+    first_reduced,
+    local_places,
+    loop_symbol,
+    paths_of,
+    range_of,
+    span,
+    steps_of,
+)
+from chainrule.schedule.task import PART, Task, fresh, identity_of
+from chainrule.schedule.tree import Branch, Ground, Twig
+
+
+@dataclass
+class Kernelwork:
+    """What is gathered while one kernel is written down."""
+
+    ground: Ground
+    block: Block | None
+    paths: Mapping[int, tuple[Branch, ...]]
+    places: Mapping[str, Place]  # of the local tensors
+    stored: Mapping[str, str]  # of the others: in which buffer, where its name is another
+    taken: set[str]
+    buffers: list[Buffer]
+    before: dict[int, list[Leaf]] = field(default_factory=dict)  # by the number of the loop
+    after: dict[int, list[Leaf]] = field(default_factory=dict)
+    into: dict[int, tuple[Access, str | None]] = field(default_factory=dict)  # accumulators: target, companion
+    symbols: int = 0
+
+    def fresh_symbol(self) -> sp.Symbol:
+        self.symbols += 1
+        return index_symbol(f"_l{self.symbols - 1:02}")
+
+    def local(self, name: str, dtype: DType) -> Access:
+        name = fresh(name, self.taken)
+        self.taken.add(name)
+        self.buffers.append(Buffer(name, (), dtype, "scratch"))
+        return Access(name, ())
+
+    def access(self, read: Access, names: Mapping[sp.Basic, sp.Basic]) -> Access:
+        read = read.renamed(names)
+        place = self.places.get(read.tensor)
+        if place is not None:
+            return place.access(read, sp.S.Zero if self.block is None else self.block.first)
+        return Access(self.stored.get(read.tensor, read.tensor), read.indices, read.outside)
+
+    def target(self, task: Task, names: Mapping[sp.Basic, sp.Basic]) -> Access:
+        number = {} if self.block is None else {PART: self.block.number}
+        return self.access(Access(task.out, task.target), {**names, **number})
+
+
+def body_of(
+    tree: Sequence[Branch | Twig],
+    needed: set[str],
+    stored: Mapping[str, str],
+    taken: set[str],
+    ground: Ground,
+    block: Block | None,
+) -> tuple[tuple[Leaf, ...], tuple[Buffer, ...]]:
+    """The leaves of a kernel and its scratch. needed: the tensors that others read."""
+    paths = paths_of(tree)
+    places, buffers = local_places(paths, needed, ground, block)
+    branches = {branch.number for path in paths.values() for branch in path}
+    work = Kernelwork(ground, block, paths, places, stored, taken, list(buffers), symbols=len(branches))
+    for t, path in paths.items():
+        task = ground.links.tasks[t]
+        if task.over and t not in ground.contractions:
+            _accumulate(t, task, steps_of(t, path), first_reduced(t, path, ground), work)
+    return tuple(_leaves(tree, work)), tuple(work.buffers)
+
+
+def _leaves(nodes: Sequence[Branch | Twig], work: Kernelwork) -> Iterator[Leaf]:
+    for node in nodes:
+        if isinstance(node, Branch):
+            yield from work.before.get(node.number, ())
+            yield Loop(range_of(node, work.block), tuple(_leaves(node.body, work)))
+            yield from work.after.get(node.number, ())
+        elif node.task in work.ground.contractions:
+            yield _product(node.task, work)
+        else:
+            yield from _statements(node.task, work)
+
+
+def _opened(steps: Sequence[Step]) -> dict[sp.Basic, sp.Basic]:
+    return {symbol: loop_symbol(branch) for branch, symbol in steps}
+
+
+def _statements(t: int, work: Kernelwork) -> Iterator[Statement]:
+    task = work.ground.links.tasks[t]
+    names = _opened(steps_of(t, work.paths[t]))
+    value = task.body.xreplace(names)
+    reads = tuple(work.access(read, names) for read in task.reads)
+    where = tuple(c.xreplace(names) for c in task.where)
+    origin = task.formula.origin
+    if not task.over:
+        target = work.target(task, names)
+        if where:  # a map is 0 where its conditions do not hold
+            yield Statement(target, sp.S.Zero, origin=origin, text=task.text)
+        yield Statement(target, value, reads, where, origin=origin, text=task.text)
+        return
+    target, companion = work.into[t]
+    place = None
+    if task.reduce is Reduce.ARGMAX:
+        place = sp.S.Zero
+        for index in task.over:
+            place = place * index.extent + names[index.symbol]
+    yield Statement(target, value, reads, where, task.reduce, companion, place, origin, task.text)
+
+
+def _accumulate(t: int, task: Task, steps: Sequence[Step], first: int, work: Kernelwork) -> None:
+    """Where the task's accumulator starts, what it is, and where its value goes."""
+    over = {index.symbol for index in task.over}
+    inside = [k for k in range(first, len(steps)) if steps[k][1] not in over]
+    target = work.target(task, _opened(steps))
+    if task.scattered or inside:
+        _clear(task, target, steps, first, inside, work)
+        run = inside[-1] + 1 if inside else first
+        if task.scattered or run == len(steps):
+            work.into[t] = (target, None)
+            return
+        assert task.reduce is not Reduce.ARGMAX, "its axes are open before its reduction loops"
+        total = _scalar(t, task, steps[run][0], work)
+        add = _statement(task, target, total, task.reduce)
+        work.after.setdefault(steps[run][0].number, []).append(add)
+        return
+    scalar = target.tensor in work.places and not target.indices
+    total = _scalar(t, task, steps[first][0], work, target if scalar else None)
+    if not scalar:
+        work.after.setdefault(steps[first][0].number, []).append(_statement(task, target, total))
+
+
+def _statement(task: Task, target: Access, of: Access, reduce: Reduce | None = None) -> Statement:
+    from_slot = sp.Symbol("_0000", **({"real": True} if task.formula.dtype is DType.FLOAT else {"integer": True}))
+    return Statement(target, from_slot, (of,), reduce=reduce, origin=task.formula.origin, text=task.text)
+
+
+def _scalar(t: int, task: Task, above: Branch, work: Kernelwork, target: Access | None = None) -> Access:
+    """A local accumulator that starts just above a loop; an argmax has a running maximum beside it."""
+    f = task.formula
+    total = target or work.local(f"{task.out}_sum" if f.reduce is Reduce.SUM else f"{task.out}_acc", f.dtype)
+    starts = work.before.setdefault(above.number, [])
+    companion = None
+    if f.reduce is Reduce.ARGMAX:
+        # of nothing, the number of places, as in the reference
+        starts.append(Statement(total, sp.Mul(*(r.extent for r in task.over)), origin=f.origin, text=task.text))
+        greatest = work.local(f"{task.out}_max", DType.FLOAT)
+        starts.append(Statement(greatest, -sp.oo, origin=f.origin, text=task.text))
+        companion = greatest.tensor
+    else:
+        starts.append(Statement(total, identity_of(f.reduce, f.dtype), origin=f.origin, text=task.text))
+    work.into[t] = (total, companion)
+    return total
+
+
+def _clear(
+    task: Task, target: Access, steps: Sequence[Step], first: int, inside: Sequence[int], work: Kernelwork
+) -> None:
+    """Above the first reduction loop: loops over the axes that open below it, and over scattered ones."""
+    names: dict[sp.Basic, sp.Basic] = _opened(steps[:first])
+    ranges: list[Range] = []
+    branches = {steps[k][1]: steps[k][0] for k in inside}
+    for axis in task.formula.axes:
+        if axis.symbol in branches:
+            symbol = work.fresh_symbol()
+            names[axis.symbol] = symbol
+            branch = branches[axis.symbol]
+            ranges.append(span(symbol, axis.extent, work.block if branch.blocked else None, axis.name))
+        elif axis in task.scattered:
+            names[axis.symbol] = symbol = work.fresh_symbol()
+            ranges.append(span(symbol, axis.extent, None, axis.name))
+    assert task.formula.reduce is not Reduce.ARGMAX
+    whole = tuple(axis.symbol for axis in task.formula.axes)
+    number = (PART,) if task.partial else ()
+    names |= {} if work.block is None else {PART: work.block.number}
+    at = work.access(Access(task.out, (*number, *whole)), names)
+    zero = identity_of(task.formula.reduce, task.formula.dtype)
+    leaf: Leaf = Statement(at, zero, origin=task.formula.origin, text=task.text)
+    for r in reversed(ranges):
+        leaf = Loop(r, (leaf,))
+    if first < len(steps):
+        work.before.setdefault(steps[first][0].number, []).append(leaf)
+
+
+def _product(t: int, work: Kernelwork) -> Product:
+    task, c = work.ground.links.tasks[t], work.ground.contractions[t]
+    names = _opened(steps_of(t, work.paths[t]))
+    ranges: dict[sp.Symbol, Range] = {}
+    for index in (*c.rows, *c.columns, *c.inner):
+        symbol = work.fresh_symbol()
+        names[index.symbol] = symbol
+        block = work.block if work.ground.blocked(t, index) else None
+        ranges[index.symbol] = span(symbol, index.extent, block, index.name)
+
+    def of(indices: tuple[Index, ...]) -> tuple[Range, ...]:
+        return tuple(ranges[index.symbol] for index in indices)
+
+    return Product(
+        target=work.target(task, names),
+        left=work.access(c.left, names),
+        right=work.access(c.right, names),
+        rows=of(c.rows),
+        columns=of(c.columns),
+        inner=of(c.inner),
+        scale=c.scale.xreplace(names),
+        origin=task.formula.origin,
+        text=task.text,
+    )

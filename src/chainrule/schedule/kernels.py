@@ -1,0 +1,239 @@
+"""Which tasks become one kernel: the same joining rule at the top, where a loop runs over blocks that threads divide.
+
+A reduction over the blocks' index joins with one partial result per block, which a later kernel adds in order, where
+the partials stay smaller than what the loop reads. Everything is cut by shape alone, never by the number of threads,
+so that these change no bit. Work too small to share goes to a kernel without blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from chainrule.ir.expression import dim_symbol
+from chainrule.ir.formula import Index, Reduce
+from chainrule.ir.graph import Tensor
+from chainrule.schedule.cost import Sizes, bytes_of, cost_at
+from chainrule.schedule.links import Links, links_of
+from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
+from chainrule.schedule.task import Task, fresh, partial_of, task_of
+from chainrule.schedule.tree import Ground, Group, Item, joinable, joining
+
+TINY_NS = 500.0
+"""Work below this is not worth a range of its own."""
+
+SERIAL_NS = 20_000.0
+"""A program below this runs faster on one core than threads can meet."""
+
+FORMULAS = 48
+"""A kernel that holds this many takes no further product, so that deep networks have many equal kernels."""
+
+BLOCK_NS = 10_000.0
+"""What a block should take at least."""
+
+BLOCK_BYTES = 1 << 18
+"""What the temporaries of a block may take: they should stay in the second-level cache."""
+
+
+@dataclass
+class Draft:
+    """A kernel to be. index: what its blocks divide; None: it runs once, on one thread."""
+
+    index: Index | None
+    opened: dict[int, sp.Symbol] = field(default_factory=dict)
+    tasks: list[int] = field(default_factory=list)
+    blocks: sp.Symbol | None = None  # how many there are, once a partial result needs to know
+
+
+@dataclass
+class Plan:
+    """All tasks, with those that partial results have added, and the drafts that hold them, in order."""
+
+    links: Links
+    contractions: dict[int, Contraction]
+    drafts: list[Draft]
+    tensors: dict[str, Tensor]
+
+
+def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Sizes) -> Planner:
+    """Every task in a draft of a kernel."""
+    links = links_of(tasks)
+    contractions = _contractions(tasks, sizes)
+    costs = [cost_at(task, sizes, product=k in contractions) for k, task in enumerate(tasks)]
+    serial = sum(costs) < SERIAL_NS
+    planner = Planner(links, contractions, dict(tensors), sizes, costs, serial)
+    for t in range(len(tasks)):
+        planner.put(t)
+    return planner
+
+
+def _contractions(tasks: Sequence[Task], sizes: Sizes) -> dict[int, Contraction]:
+    found = {}
+    for k, task in enumerate(tasks):
+        contraction = contraction_of(task)
+        if contraction is not None and is_worth_a_tile(contraction, sizes):
+            found[k] = contraction
+    return found
+
+
+@dataclass
+class Planner:
+    links: Links
+    contractions: dict[int, Contraction]
+    tensors: dict[str, Tensor]
+    sizes: Sizes
+    costs: list[float]
+    serial: bool
+    drafts: list[Draft] = field(default_factory=list)
+    place: dict[int, int] = field(default_factory=dict)
+    parts: dict[int, tuple[Task, Task]] = field(default_factory=dict)  # task: its partial, and their sum
+    sums: dict[int, int] = field(default_factory=dict)  # task: the draft that adds its partials
+
+    def put(self, t: int) -> None:
+        """Task `t` into the latest draft that it may join, else into a new one."""
+        earliest = max((self.place[p] for p in self.links.before[t]), default=0)
+        if not self.serial and self.join(t, earliest):
+            return
+        tiny = self.serial or self.costs[t] < TINY_NS
+        options = [] if tiny else list(self.options(t))
+        if not options:
+            self.put_serial(t, earliest)
+            return
+        index = max(options, key=lambda i: (self.gain(t, i), -options.index(i)))
+        self.add(t, len(self.drafts), index.symbol, Draft(index))
+
+    def options(self, t: int) -> Sequence[Index]:
+        """The indices that blocks may divide: never one that is reduced, for its parts would have to be added."""
+        contraction = self.contractions.get(t)
+        task = self.links.tasks[t]
+        if contraction is None:
+            return task.axes
+        return [axis for axis in task.axes if axis in (*contraction.batch, *contraction.rows, *contraction.columns)]
+
+    def gain(self, t: int, index: Index) -> int:
+        following = [Item(k, self.links.tasks[k].axes) for k in range(t + 1, min(t + 33, len(self.links.tasks)))]
+        return joinable(t, index, following, Ground(self.links, {}, {}))
+
+    def join(self, t: int, earliest: int) -> bool:
+        task = self.links.tasks[t]
+        for at in range(len(self.drafts) - 1, max(earliest, len(self.drafts) - 96) - 1, -1):
+            draft = self.drafts[at]
+            if draft.index is None or self.is_full(draft, t):
+                continue
+            group = Group(draft.index, False, draft.opened)
+            ground = Ground(self.links, {}, {})
+            index = joining(t, list(self.options(t)), group, ground) or self.shared_dim(t, draft, ground)
+            if index is not None:
+                self.add(t, at, index.symbol)
+                return True
+            index = joining(t, task.over, group, ground)
+            if index is not None and self.partial_pays(t, index, draft):
+                self.add_partial(t, at, index)
+                return True
+        return False
+
+    def shared_dim(self, t: int, draft: Draft, ground: Ground) -> Index | None:
+        """Independent work over the same symbolic size, which is what a step has in common, joins as well."""
+        assert draft.index is not None
+        if draft.index.extent.is_Integer or any(p in draft.opened for p in self.links.before[t]):
+            return None
+        return next((axis for axis in self.options(t) if axis.extent == draft.index.extent), None)
+
+    def is_full(self, draft: Draft, t: int) -> bool:
+        return t in self.contractions and len(draft.tasks) >= FORMULAS
+
+    def partial_pays(self, t: int, index: Index, draft: Draft) -> bool:
+        """Whether the partial results of a block are fewer than what the block reads for them."""
+        task = self.links.tasks[t]
+        if task.reduce is Reduce.ARGMAX or task.scattered or task.store is not None:
+            return False
+        size = self.block_size(draft)
+        result = self.sizes.points(axis.extent for axis in task.axes)
+        extents = {i.symbol: self.sizes.of(i.extent) for i in task.indices} | {index.symbol: size}
+        read = 0
+        for access in task.reads:
+            points = 1
+            for symbol in set().union(*(i.free_symbols for i in access.indices), set()):
+                points *= extents.get(symbol, 1)
+            read += points
+        return result < read
+
+    def put_serial(self, t: int, earliest: int) -> None:
+        for at in range(len(self.drafts) - 1, earliest - 1, -1):
+            draft = self.drafts[at]
+            if draft.index is None and not self.is_full(draft, t):
+                draft.tasks.append(t)
+                self.place[t] = at
+                return
+        self.drafts.append(Draft(None, tasks=[t]))
+        self.place[t] = len(self.drafts) - 1
+
+    def add(self, t: int, at: int, symbol: sp.Symbol, draft: Draft | None = None) -> None:
+        if draft is not None:
+            self.drafts.append(draft)
+        self.drafts[at].tasks.append(t)
+        self.drafts[at].opened[t] = symbol
+        self.place[t] = at
+
+    def add_partial(self, t: int, at: int, index: Index) -> None:
+        """A share for each block now; their sum comes as work of its own, which what reads it must wait for."""
+        draft = self.drafts[at]
+        task = self.links.tasks[t]
+        if draft.blocks is None:
+            draft.blocks = dim_symbol(fresh(f"_blocks{at}", (s.name for s in self.sizes.known)))
+            self.sizes.known[draft.blocks] = 8
+        name = fresh(f"{task.out}_part", self.tensors)
+        part, total = partial_of(task, draft.blocks, name)
+        self.tensors[name] = Tensor(name, (draft.blocks, *task.formula.shape), task.formula.dtype)
+        self.parts[t] = (part, task_of(total, self.tensors))
+        draft.tasks.append(t)
+        draft.opened[t] = index.symbol
+        # the sum runs in a later kernel without blocks
+        for later in range(at + 1, len(self.drafts)):
+            if self.drafts[later].index is None:
+                self.sums[t] = self.place[t] = later
+                return
+        self.drafts.append(Draft(None))
+        self.sums[t] = self.place[t] = len(self.drafts) - 1
+
+    def block_size(self, draft: Draft) -> int:
+        """Rows of a block: enough work to be worth one, few enough that its temporaries stay in the cache."""
+        assert draft.index is not None
+        extent = self.sizes.of(draft.index.extent)
+        cost = sum(self.costs[t] for t in draft.tasks)
+        products = [t for t in draft.tasks if t in self.contractions]
+        size = max(1, int(extent * min(1.0, BLOCK_NS / max(cost, 1.0))))
+        row = sum(self.row_bytes(t, draft.opened[t]) for t in draft.tasks)
+        if products:
+            size = max(size, 32)
+        size = min(size, max(8, BLOCK_BYTES // max(row, 1)))
+        return -(-size // 16) * 16 if products else size
+
+    def row_bytes(self, t: int, symbol: sp.Symbol) -> int:
+        """What the result of a task takes for one value of the block's index."""
+        task = self.links.tasks[t]
+        return bytes_of(task.formula.dtype) * self.sizes.points(a.extent for a in task.axes if a.symbol != symbol)
+
+    def finished(self) -> Plan:
+        """The drafts over the final list of tasks, in which a partial result and its sum stand for their task."""
+        tasks: list[Task] = []
+        drafts = [Draft(draft.index, blocks=draft.blocks) for draft in self.drafts]
+        summed: dict[int, list[int]] = {}
+        for t, at in self.sums.items():
+            summed.setdefault(at, []).append(t)
+        contractions: dict[int, Contraction] = {}
+        for at, (old, new) in enumerate(zip(self.drafts, drafts, strict=True)):
+            for t in sorted((*old.tasks, *summed.get(at, ()))):
+                k = len(tasks)
+                new.tasks.append(k)
+                if t in self.parts and at == self.sums[t]:
+                    tasks.append(self.parts[t][1])
+                    continue
+                tasks.append(self.parts[t][0] if t in self.parts else self.links.tasks[t])
+                if t in self.contractions and t not in self.parts:
+                    contractions[k] = self.contractions[t]
+                if t in old.opened:
+                    new.opened[k] = old.opened[t]
+        return Plan(links_of(tasks), contractions, drafts, self.tensors)

@@ -1,0 +1,103 @@
+"""Which tasks are products, ``target[rows, columns] = scale * sum[inner] left * right``, leaves of their own kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy as sp
+
+from chainrule.ir.expression import is_slot, slot_number
+from chainrule.ir.formula import Access, DType, Index, Reduce
+from chainrule.schedule.cost import Sizes
+from chainrule.schedule.task import Task
+
+SMALL = 512
+"""Multiplications below which loops of known extents, unrolled by the compiler, beat a tile's set-up."""
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A task's indices by which accesses they stand in: rows (left), columns (right), inner (both, reduced), batch."""
+
+    left: Access
+    right: Access
+    rows: tuple[Index, ...]
+    columns: tuple[Index, ...]
+    inner: tuple[Index, ...]
+    batch: tuple[Index, ...]
+    scale: sp.Expr
+
+
+def contraction_of(task: Task) -> Contraction | None:
+    """`task` as a product, columns being what its target runs over last; None where it is none.
+
+    A padded read (`outside` 0) counts, a condition does not.
+    """
+    f = task.formula
+    if f.reduce is not Reduce.SUM or not f.over or f.dtype is not DType.FLOAT or task.where or task.scattered:
+        return None
+    two = _operands(task)
+    if two is None:
+        return None
+    left, right, scale = two
+    own = {index.symbol for index in task.indices}
+    in_left, in_right = (own.intersection(*[_symbols(read)]) for read in (left, right))
+    if not (_affine(left, own) and _affine(right, own)):
+        return None
+    rows = tuple(a for a in task.axes if a.symbol in in_left - in_right)
+    columns = tuple(a for a in task.axes if a.symbol in in_right - in_left)
+    batch = tuple(a for a in task.axes if a.symbol in in_left & in_right)
+    inner = tuple(r for r in task.over if r.symbol in in_left & in_right)
+    if not rows or not columns or inner != task.over or len(rows + columns + batch) < len(task.axes):
+        return None
+    if task.axes[-1] in rows:
+        left, right, rows, columns = right, left, columns, rows
+    return Contraction(left, right, rows, columns, inner, batch, scale)
+
+
+def _operands(task: Task) -> tuple[Access, Access, sp.Expr] | None:
+    """The two reads of ``scale * slot * slot``."""
+    scale, slots = [], []
+    for factor in sp.Mul.make_args(task.body):
+        if is_slot(factor):
+            slots.append(slot_number(factor))
+        elif factor.free_symbols.isdisjoint(task.extents) and not any(map(is_slot, factor.free_symbols)):
+            scale.append(factor)
+        else:
+            return None
+    if len(slots) != 2 or len(task.reads) != 2:
+        return None
+    left, right = (task.reads[k] for k in slots)
+    if any(read.outside not in (None, sp.S.Zero) for read in (left, right)):
+        return None
+    return left, right, sp.Mul(*scale)
+
+
+def _symbols(read: Access) -> set[sp.Symbol]:
+    return set().union(*(i.free_symbols for i in read.indices), set())
+
+
+def _affine(read: Access, own: set[sp.Symbol]) -> bool:
+    for index in read.indices:
+        if any(map(is_slot, index.free_symbols)):
+            return False
+        for term in sp.Add.make_args(index):
+            moving = own & term.free_symbols
+            if moving and (len(moving) > 1 or (term / next(iter(moving))).free_symbols & moving):
+                return False
+    return True
+
+
+def is_worth_a_tile(c: Contraction, sizes: Sizes) -> bool:
+    """Whether a product is large enough for a register tile; products of known small extents become plain loops."""
+
+    def points(indices: Sequence[Index]) -> int:
+        total = 1
+        for index in indices:
+            total *= sizes.of(index.extent)
+        return total
+
+    work = points(c.rows) * points(c.columns) * points(c.inner)
+    # a vector's lanes run along the columns, or the tile has nothing to gain
+    return work >= SMALL or (points(c.columns) >= 8 and work >= 64)

@@ -1,0 +1,122 @@
+"""The scheduler, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sympy as sp
+
+from chainrule.ir.expression import dim_symbol, quotient
+from chainrule.ir.formula import DType
+from chainrule.ir.graph import Dim, Graph
+from chainrule.ir.primitive import Primitive
+from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
+from chainrule.schedule.cost import Sizes, cost_of
+from chainrule.schedule.emit import body_of
+from chainrule.schedule.kernels import Draft, Plan, Planner, planner_of
+from chainrule.schedule.task import Work, work_of
+from chainrule.schedule.tree import Ground, Item, build
+
+CLOCK = "_clock"
+"""The buffer of (seed, step), which draws are keyed by."""
+
+
+def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = None) -> Program:
+    """The kernels that compute `graph`'s outputs and updates, in order, and the buffers between them.
+
+    sizes: of dims, what to schedule for; the program is right for every other size as well.
+    """
+    work = work_of(graph)
+    planner = planner_of(work.tasks, work.tensors, Sizes(graph, sizes))
+    plan = planner.finished()
+    stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
+    needed = needed_of(plan, work)
+    taken = set(plan.tensors)
+    dims = list(graph.dims)
+    kernels = []
+    for at, draft in enumerate(plan.drafts):
+        if not draft.tasks:
+            continue
+        size = planner.block_size(planner.drafts[at]) if draft.index is not None else 0
+        if draft.blocks is not None and draft.index is not None:
+            blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
+            dims.append(Dim(draft.blocks.name, definition=blocks))
+        kernels.append(kernel_of(draft, size, plan, needed[at], stored, taken))
+    outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
+    return Program(
+        name=graph.name,
+        training=training,
+        dims=tuple(dims),
+        buffers=buffers_of(graph, plan, kernels, outputs),
+        kernels=tuple(kernels),
+        outputs=outputs,
+        inits=tuple((p.tensor.name, p.init) for p in graph.params),
+        values=(
+            *((s.tensor.name, s.value) for s in graph.states),
+            *((s.name, s.default) for s in graph.scalars),
+        ),
+        bounds=tuple((t.name, t.bound) for t in graph.inputs if t.bound is not None),
+    )
+
+
+def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
+    """For each draft the tensors that others read, or that are outputs."""
+    home = {t: at for at, draft in enumerate(plan.drafts) for t in draft.tasks}
+    outputs = {of for _, of in work.outputs}
+    needed: dict[int, set[str]] = {at: set() for at in range(len(plan.drafts))}
+    for t, task in enumerate(plan.links.tasks):
+        away = any(home[reader] != home[t] for reader in plan.links.readers.get(task.out, ()))
+        if away or task.out in outputs:
+            needed[home[t]].add(task.out)
+    return needed
+
+
+def kernel_of(
+    draft: Draft, size: int, plan: Plan, needed: set[str], stored: Mapping[str, str], taken: set[str]
+) -> Kernel:
+    links = plan.links
+    tasks = [links.tasks[t] for t in draft.tasks]
+    contractions = {t: plan.contractions[t] for t in draft.tasks if t in plan.contractions}
+    ground = Ground(links, contractions, dict(draft.opened))
+    tree = build([Item(t, links.tasks[t].indices) for t in draft.tasks], ground)
+    block = None
+    if draft.index is not None:
+        block = Block(
+            dim_symbol("_block"), dim_symbol("_first"), dim_symbol("_last"),
+            draft.index.extent, size, draft.index.name,
+        )  # fmt: skip
+    body, local = body_of(tree, needed, stored, taken, ground, block)
+    cost = sp.Add(*(cost_of(links.tasks[t], product=t in contractions) for t in draft.tasks))
+    names = [task.formula.out for task in tasks]
+    name = names[0] if len(names) == 1 else f"{names[0]}_to_{names[-1]}"
+    return Kernel(name, body, local, block, cost, tuple(names))
+
+
+def buffers_of(
+    graph: Graph, plan: Plan, kernels: list[Kernel], outputs: tuple[tuple[str, str], ...]
+) -> tuple[Buffer, ...]:
+    """Everything that the kernels touch outside their scratch, and all that the graph was given."""
+    given = [
+        *(Buffer(t.name, t.shape, t.dtype, "input", stands_for=t.name) for t in graph.inputs),
+        *(Buffer(p.tensor.name, p.tensor.shape, p.tensor.dtype, "param") for p in graph.params),
+        *(Buffer(s.tensor.name, s.tensor.shape, s.tensor.dtype, "state") for s in graph.states),
+        *(Buffer(s.name, (), DType.FLOAT, "scalar") for s in graph.scalars),
+    ]
+    draws = [n for n in graph.nodes if isinstance(n, Primitive)]
+    given += [Buffer(n.out, n.shape, n.dtype, "random", n.key, n.out) for n in draws]
+    if draws:
+        given.append(Buffer(CLOCK, (sp.Integer(2),), DType.INT, "clock"))
+    known = {buffer.name for buffer in given}
+    made: dict[str, Buffer] = {}
+    for kernel in kernels:
+        local = {buffer.name for buffer in kernel.locals}
+        for leaf in leaves(kernel.body):
+            reads, target = accesses(leaf)
+            for name in (target.tensor, *(read.tensor for read in reads)):
+                if name not in known and name not in local and name not in made:
+                    tensor = plan.tensors[name]
+                    made[name] = Buffer(name, tensor.shape, tensor.dtype, "arena", stands_for=name)
+    for _, name in outputs:
+        if name not in known and name not in made:
+            raise ValueError(f"output {name} is computed by no kernel")
+    return (*given, *made.values())

@@ -1,0 +1,181 @@
+"""Who joins which loop: the one greedy rule that builds a kernel's tree of loops.
+
+    build(tasks in order, each with its indices not yet opened):
+        each joins the latest group whose loop it may share, or opens a group on the index that lets most of the
+        following work join; no index left: a leaf
+        recurse into each group with that index removed
+
+Indices are aligned pairwise, by access, and never by name: attention reads one time axis as query and as key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from chainrule.ir.formula import Index, Reduce
+from chainrule.schedule.links import Links
+from chainrule.schedule.product import Contraction
+
+AHEAD = 32
+"""How many of the following tasks the choice of a new loop looks at."""
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A loop that its members share: `opened` says which of each one's indices it is."""
+
+    number: int
+    extent: sp.Expr
+    blocked: bool  # runs over the block's part of the extent
+    pretty: str
+    opened: Mapping[int, sp.Symbol]
+    body: tuple[Branch | Twig, ...]
+
+
+@dataclass(frozen=True)
+class Twig:
+    """A leaf: a task whose loops are all open, but for a product's own."""
+
+    task: int
+
+
+@dataclass(frozen=True)
+class Item:
+    task: int
+    free: tuple[Index, ...]  # the indices that still want a loop
+
+
+@dataclass
+class Group:
+    index: Index
+    blocked: bool
+    opened: dict[int, sp.Symbol]
+    items: list[Item] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What does not change while a kernel's tree grows."""
+
+    links: Links
+    contractions: Mapping[int, Contraction]
+    block: Mapping[int, sp.Symbol]  # of each task the index that the kernel's blocks divide
+
+    def may_open(self, item: Item) -> list[Index]:
+        """The indices of `item` that may be the next loop around it."""
+        contraction = self.contractions.get(item.task)
+        if contraction is not None:
+            return [i for i in item.free if i in contraction.batch]
+        task = self.links.tasks[item.task]
+        if task.reduce is Reduce.ARGMAX:
+            # the first of equals wins, so its loops keep their order, around one running maximum
+            axes = [i for i in item.free if i in task.axes]
+            return axes or list(item.free[:1])
+        return list(item.free)
+
+    def blocked(self, task: int, index: Index) -> bool:
+        return self.block.get(task) == index.symbol
+
+
+def build(items: Sequence[Item], ground: Ground, count: list[int] | None = None) -> tuple[Branch | Twig, ...]:
+    """The loops over `items`, in order. `count` numbers the loops of the whole kernel."""
+    count = [0] if count is None else count
+    groups: list[Group | Twig] = []
+    place: dict[int, int] = {}
+    for k, item in enumerate(items):
+        earliest = max((place[p] for p in ground.links.before[item.task] if p in place), default=0)
+        options = ground.may_open(item)
+        if not options:
+            place[item.task] = len(groups)
+            groups.append(Twig(item.task))
+            continue
+        at, index = _joined(item, options, groups, earliest, ground)
+        if index is None:
+            index = _best(item, options, items[k + 1 : k + 1 + AHEAD], ground)
+            at = len(groups)
+            groups.append(Group(index, ground.blocked(item.task, index), {}))
+        group = groups[at]
+        assert isinstance(group, Group)
+        group.opened[item.task] = index.symbol
+        group.items.append(Item(item.task, tuple(i for i in item.free if i is not index)))
+        place[item.task] = at
+    result: list[Branch | Twig] = []
+    for group in groups:
+        if isinstance(group, Twig):
+            result.append(group)
+        else:
+            number, count[0] = count[0], count[0] + 1
+            body = build(group.items, ground, count)
+            result.append(
+                Branch(number, group.index.extent, group.blocked, group.index.name, group.opened, body)
+            )
+    return tuple(result)
+
+
+def _joined(
+    item: Item, options: Sequence[Index], groups: Sequence[Group | Twig], earliest: int, ground: Ground
+) -> tuple[int, Index | None]:
+    """The latest group, not before `earliest`, whose loop `item` may share, and the index that it shares it with."""
+    for at in range(len(groups) - 1, earliest - 1, -1):
+        group = groups[at]
+        if isinstance(group, Group):
+            index = joining(item.task, options, group, ground)
+            if index is not None:
+                return at, index
+    return -1, None
+
+
+def joining(task: int, options: Sequence[Index], group: Group, ground: Ground) -> Index | None:
+    """The index with which `task` may join `group`, if there is one that is good for something."""
+    before = ground.links.before[task]
+    linked = [p for p in group.opened if p in before]
+    fitting = []
+    for index in options:
+        if index.extent != group.index.extent or ground.blocked(task, index) != group.blocked:
+            continue
+        if all((group.opened[p], index.symbol) in before[p] for p in linked):
+            fitting.append(index)
+    if linked or not fitting:
+        return fitting[0] if fitting else None
+    for index in fitting:
+        pairs = ((p, (a, index.symbol)) for p, a in group.opened.items())
+        if any(ground.links.shares_a_read(p, task, pair) for p, pair in pairs):
+            return index
+    return fitting[0] if group.blocked else None
+
+
+def _best(item: Item, options: Sequence[Index], following: Sequence[Item], ground: Ground) -> Index:
+    """The index over which most of the following work may join; among equals the one that walks memory in order."""
+    if len(options) == 1:
+        return options[0]
+
+    def gain(index: Index) -> tuple[int, int, int]:
+        joined = joinable(item.task, index, following, ground)
+        return joined, -_innermost(item.task, index, ground), -options.index(index)
+
+    return max(options, key=gain)
+
+
+def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground) -> int:
+    """How many of `following` could join a loop of `task` over `index`."""
+    group = Group(index, ground.blocked(task, index), {task: index.symbol})
+    outside: set[int] = set()
+    for item in following:
+        joins = None
+        if outside.isdisjoint(ground.links.before[item.task]):
+            joins = joining(item.task, ground.may_open(item), group, ground)
+        if joins is None:
+            outside.add(item.task)
+        else:
+            group.opened[item.task] = joins.symbol
+    return len(group.opened) - 1
+
+
+def _innermost(task: int, index: Index, ground: Ground) -> int:
+    """In how many accesses the index moves along memory: such a loop belongs inside."""
+    t = ground.links.tasks[task]
+    last = [read.indices[-1] for read in t.reads if read.indices] + [*t.target[-1:]]
+    return sum(index.symbol in place.free_symbols for place in last)
