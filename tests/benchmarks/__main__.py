@@ -67,9 +67,7 @@ def arguments() -> argparse.Namespace:
     return wanted
 
 
-def row_report(
-    row: Row, threads: int, wanted: argparse.Namespace, ceiling: dict[str, float]
-) -> dict[str, Any]:
+def row_report(row: Row, threads: int, wanted: argparse.Namespace, ceiling: dict[str, float]) -> dict[str, Any]:
     """One row of the JSON."""
     names = [name for name in wanted.peers if name in row.peers and peers.installed(peers.named(name))]
     rounds, seconds = (5, 0.1) if wanted.quick else (15, 0.25)
@@ -125,9 +123,7 @@ def machine() -> dict[str, Any]:
     """What the figures were taken on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     versions = {}
     for library in LIBRARIES:
         try:

@@ -87,9 +87,7 @@ def open_worker(peer: str, row: rows.Row, threads: int, data: Path, cache: Path)
     return Worker(process, errors, answer["first_step_at"] - began, answer["compile_s"], answer["losses"])
 
 
-def measure_row(
-    row: rows.Row, threads: int, names: Sequence[str], rounds: int, seconds: float
-) -> dict[str, Any]:
+def measure_row(row: rows.Row, threads: int, names: Sequence[str], rounds: int, seconds: float) -> dict[str, Any]:
     """Every peer on `row`: a cold process, then warm ones that take turns. A peer that fails has an ``error``."""
     with tempfile.TemporaryDirectory() as folder:
         caches = {name: Path(folder, name) for name in names}

