@@ -183,6 +183,29 @@ def derived_sizes(dims: tuple[Dim, ...], free: Mapping[str, int]) -> dict[str, i
     return sizes
 
 
+def faults(executable: Executable) -> list[str]:
+    """What in `executable` refers to something that is not there; of a good one, nothing."""
+    found, known = [], {dim.name for dim in executable.dims}
+    if executable.format != FORMAT:
+        found.append(f"format {executable.format}, not {FORMAT}")
+    numbered = (executable.inputs, executable.params, executable.states, executable.scalars, executable.outputs)
+    buffers = range(len(executable.buffers))
+    found += [f"{item.name} has no buffer" for group in numbered for item in group if item.buffer not in buffers]
+    if executable.clock is not None and executable.clock not in buffers:
+        found.append("the clock has no buffer")
+    polynomials = [side for dim in executable.dims if dim.numerator for side in (dim.numerator, dim.denominator)]
+    polynomials += [extent for buffer in executable.buffers for extent in buffer.shape]
+    polynomials += [item.bound for item in executable.inputs if item.bound is not None]
+    for launch in executable.launches:
+        if launch.kernel not in range(len(executable.kernels)) or not set(launch.buffers) <= set(buffers):
+            found.append(f"launch {launch.name} has no kernel or no buffer")
+        if not {*launch.reads, *launch.writes} <= set(range(len(launch.buffers))):
+            found.append(f"launch {launch.name} reads or writes what it does not hold")
+        polynomials += [*launch.sizes, launch.extent, launch.scratch, launch.cost]
+    used = {name for polynomial in polynomials for _, names in polynomial for name in names}
+    return found + [f"no dim is named {name!r}" for name in sorted(used - known)]
+
+
 def encode(executable: Executable) -> bytes:
     """`executable` as JSON."""
     return msgspec.json.encode(executable)
