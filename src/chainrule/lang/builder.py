@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any, TypeVar
 
 import lark
+from lark.visitors import Transformer_NonRecursive
 
 from chainrule.errors import SourceError, Span
 from chainrule.lang import scan
@@ -48,10 +49,12 @@ class Text:
 
 
 @lark.v_args(meta=True)
-class Builder(lark.Transformer):  # type: ignore[type-arg]
-    """Each rule's node, made while the parser reduces: no tree in between, no recursion over one."""
+class Builder(Transformer_NonRecursive):  # type: ignore[type-arg]
+    """Each rule's node, made from the leaves up with a stack of its own: deep input overflows nothing."""
 
-    source: Text
+    def __init__(self, source: Text) -> None:
+        super().__init__(visit_tokens=False)
+        self.source = source
 
     # ------------------------------------------------------------ helpers
 

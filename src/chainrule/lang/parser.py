@@ -1,8 +1,7 @@
-"""Text to syntax: lark's LALR parser with an inline transformer, and its errors said to a person."""
+"""Text to syntax: lark's LALR parser and its errors said to a person."""
 
 from __future__ import annotations
 
-import threading
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -26,11 +25,10 @@ class _Lines(Indenter):
 
 
 @cache
-def _machine() -> tuple[lark.Lark, Builder]:
-    """The parser and the builder that it calls; made once a process, which takes 0.2 s."""
+def _machine() -> lark.Lark:
+    """The parser, made once a process, which takes 0.2 s."""
     grammar = (files("chainrule.lang") / "grammar.lark").read_text("utf-8")
-    builder = Builder()
-    parser = lark.Lark(
+    return lark.Lark(
         grammar,
         parser="lalr",
         lexer="basic",
@@ -38,12 +36,7 @@ def _machine() -> tuple[lark.Lark, Builder]:
         start=["file", "single"],
         maybe_placeholders=True,
         propagate_positions=True,
-        transformer=builder,
     )
-    return parser, builder
-
-
-_lock = threading.Lock()  # the builder knows the text that is being parsed
 
 
 def parse(text: str, file: str = "<text>") -> s.File:
@@ -71,22 +64,22 @@ def parse_statement(text: str, span: Span) -> tuple[s.Statement, ...]:
 
 
 def _parse(source: Text, start: str) -> Any:
-    with _lock:
-        parser, builder = _machine()
-        builder.source = source
-        try:
-            return parser.parse(source.text, start=start)
-        except lark.UnexpectedToken as error:
-            raise _unexpected(source, error) from None
-        except lark.UnexpectedCharacters as error:
-            span = source.span(error.line, error.column, error.line, error.column + 1)
-            sign = source.text[error.pos_in_stream]
-            problem = f"the character {sign!r} has no meaning here"
-            raise SourceError(span, problem, (), _CHARACTERS.get(sign, "names are ASCII or Greek letters")) from None
-        except DedentError:
-            raise SourceError(*_dedent(source)) from None
-        except RecursionError:
-            raise SourceError(source.span(1, 1, 1, 2), "the text nests too deeply", (), "name its parts") from None
+    try:
+        tree = _machine().parse(source.text, start=start)
+        return Builder(source).transform(tree)
+    except lark.UnexpectedToken as error:
+        raise _unexpected(source, error) from None
+    except lark.UnexpectedCharacters as error:
+        span = source.span(error.line, error.column, error.line, error.column + 1)
+        sign = source.text[error.pos_in_stream]
+        problem = f"the character {sign!r} has no meaning here"
+        raise SourceError(span, problem, (), _CHARACTERS.get(sign, "names are ASCII or Greek letters")) from None
+    except DedentError:
+        raise SourceError(*_dedent(source)) from None
+    except lark.exceptions.VisitError as error:
+        if isinstance(error.orig_exc, SourceError):
+            raise error.orig_exc from None
+        raise error.orig_exc from error
 
 
 _CHARACTERS = {
@@ -174,8 +167,7 @@ def _wanted(expected: set[str]) -> tuple[str, ...]:
 
 def _sign(terminal: str) -> str:
     """A terminal as it is written."""
-    parser, _ = _machine()
-    definition = parser.get_terminal(terminal) if not terminal.startswith("_") else None
+    definition = _machine().get_terminal(terminal) if not terminal.startswith("_") else None
     return f"'{definition.pattern.value}'" if definition is not None else ""
 
 
