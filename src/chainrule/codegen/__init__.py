@@ -1,0 +1,18 @@
+"""Program -> Executable: generated source, generated functions, native objects.
+
+`emit` is the whole stage; `sources` prints the kernels without compiling them. Both are imported when first used:
+the run side asks `target` for the CPU's name, and must not wait for numba.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from chainrule.codegen.cpu import emit, saved, sources
+
+__all__ = ["emit", "saved", "sources"]
+
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"cpu": ["emit", "saved", "sources"]})

@@ -1,0 +1,154 @@
+"""From a program to an executable for the CPU: readable source for each kernel, objects for each distinct one.
+
+`sources` prints; `emit` compiles what was printed and lays the executable out. Kernels whose sources differ only in
+names share one object.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import assert_never
+
+from chainrule import executable as ex
+from chainrule.codegen.contraction import write_product
+from chainrule.codegen.expressions import Symbol
+from chainrule.codegen.kernel import (
+    DEEPEST,
+    Element,
+    KernelSource,
+    Writer,
+    docstring,
+    height,
+    nest_of,
+    parameters_of,
+)
+from chainrule.codegen.layout import executable_of
+from chainrule.codegen.names import Names, plain
+from chainrule.codegen.objects import NAMES as LIBRARY
+from chainrule.codegen.objects import Compiled, Job, compile_objects, symbol_of
+from chainrule.codegen.statement import write_statement
+from chainrule.codegen.target import Target, host
+from chainrule.errors import ChainruleError
+from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, leaves
+
+
+def emit(
+    program: Program, *, element: Element, target: Target | None = None
+) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
+    """The executable of `program` for `target` (None: this CPU), its objects by SHA-256, and the kernels' sources."""
+    target = target or host()
+    written = sources(program, element=element, target=target)
+    jobs: dict[str, Job] = {}
+    symbols = []
+    for source in written.values():
+        symbols.append(symbol_of(source.job, target))
+        jobs.setdefault(symbols[-1], source.job)
+    compiled = dict(zip(jobs, compile_objects(list(jobs.values()), target), strict=True))
+    kernels = tuple(_kernel(c) for c in compiled.values())
+    which = [list(jobs).index(symbol) for symbol in symbols]
+    executable = executable_of(program, list(written.values()), kernels, which, element, str(target))
+    objects = {k.object: c.code for k, c in zip(kernels, compiled.values(), strict=True)}
+    return executable, objects, {name: source.text for name, source in written.items()}
+
+
+def _kernel(compiled: Compiled) -> ex.Kernel:
+    return ex.Kernel(compiled.symbol, hashlib.sha256(compiled.code).hexdigest(), compiled.externals)
+
+
+def sources(program: Program, *, element: Element, target: Target | None = None) -> dict[str, KernelSource]:
+    """Each kernel of `program` as source, by its name."""
+    target = target or host()
+    names = Names({"lo", "hi", "kernel", *LIBRARY})
+    found: dict[str, KernelSource] = {}
+    for kernel in program.kernels:
+        if kernel.name in found:
+            raise ChainruleError(f"program {program.name} has two kernels named {kernel.name}")
+        found[kernel.name] = kernel_source(kernel, program, names.fresh(kernel.name), element, target)
+    return found
+
+
+def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element, target: Target) -> KernelSource:
+    """`kernel` as a Python function named `entry`."""
+    buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
+    w = Writer(kernel, buffers, element, target)
+    w.names.fresh(entry)
+    _write_blocks(kernel, w)
+    given, own, names, parameters = parameters_of(w)
+    head = f"def {entry}({', '.join([*names, 'lo', 'hi'])}):"
+    computing = [leaf for leaf in leaves(kernel.body) if isinstance(leaf, Product) or leaf.reads or leaf.reduce]
+    texts = [leaf.text for leaf in computing or leaves(kernel.body)]  # where a sum starts tells nothing
+    text = "\n".join([*imports(w), head, *docstring(texts), *w.lines]) + "\n"
+    return KernelSource(
+        text=text,
+        job=Job(text, entry, parameters),
+        buffers=tuple(given),
+        sizes=tuple(w.sizes),
+        scratch=tuple((w.views[n][1].element, tuple(w.over_dims(e) for e in buffers[n].shape)) for n in own),
+        reads=tuple(k for k, name in enumerate(given) if name in w.read),
+        writes=tuple(k for k, name in enumerate(given) if name in w.written),
+    )
+
+
+def imports(w: Writer) -> list[str]:
+    """What saved source needs to run as plain Python."""
+    modules: dict[str, list[str]] = {}
+    for name in sorted(w.used):
+        modules.setdefault(LIBRARY[name].__module__ if name in LIBRARY else "numpy", []).append(name)
+    lines = [f"from {module} import {', '.join(names)}" for module, names in sorted(modules.items())]
+    return [*lines, "", ""] if lines else []
+
+
+def _write_blocks(kernel: Kernel, w: Writer) -> None:
+    """The top loop counts the blocks of its range: block b covers [b size, min(b size + size, extent))."""
+    block = kernel.block
+    if block is None:
+        with w.inside(f"for {w.names.fresh('once')} in range(lo, hi):"):
+            write_leaves(kernel.body, w)
+        return
+    number, index = w.names.fresh("block"), plain(block.pretty) or "block"
+    first, last = w.names.fresh(f"{index}_first"), w.names.fresh(f"{index}_last")
+    w.symbols |= {
+        block.number: Symbol(number, "integer"),
+        block.first: Symbol(first, "integer"),
+        block.last: Symbol(last, "integer"),
+    }
+    with w.inside(f"for {number} in range(lo, hi):"):
+        w.line(f"{first} = {number} * {block.size}")
+        w.line(f"{last} = min({first} + {block.size}, {w.integer(block.extent)})")
+        write_leaves(kernel.body, w)
+
+
+def write_leaves(body: tuple[Leaf, ...], w: Writer) -> None:
+    """The nodes of a tree, in order."""
+    for node in body:
+        match node:
+            case Loop():
+                _write_loop(node, w)
+            case Statement():
+                write_statement(node, w)
+            case Product():
+                write_product(node, w)
+            case _:
+                assert_never(node)
+    if not body:
+        w.line("pass")
+
+
+def _write_loop(loop: Loop, w: Writer) -> None:
+    nest = nest_of(loop)
+    if len(w.open) + height(loop) > DEEPEST and len(nest) > 1:
+        with w.collapsed([n.range for n in nest]):
+            write_leaves(nest[-1].body, w)
+        return
+    if len(w.open) >= DEEPEST:
+        raise ChainruleError(
+            f"kernel {w.kernel.name} nests more than {DEEPEST} loops\n  Way out: reduce over fewer indices at a time"
+        )
+    with w.loop(loop.range):
+        write_leaves(loop.body, w)
+
+
+def saved(written: Mapping[str, KernelSource]) -> dict[str, str]:
+    """The files that `--out` writes: each kernel's source under a name of its own."""
+    return {f"{source.job.entry}.py": source.text for source in written.values()}

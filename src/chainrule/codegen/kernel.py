@@ -1,0 +1,274 @@
+"""One kernel of a program as readable Python: ``def hidden(z, b, h, n, lo, hi)``, a loop for a loop.
+
+Parameters are the buffers that it touches, its scratch arrays, and the sizes that are known when inputs are; sizes
+known now are numbers in the source. The range [lo, hi) counts blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import sympy as sp
+
+from chainrule.codegen.expressions import Scope, Symbol, condition, integer
+from chainrule.codegen.names import Names, plain
+from chainrule.codegen.objects import NAMES as LIBRARY
+from chainrule.codegen.objects import Array, Job, Parameter, Size
+from chainrule.codegen.target import Target
+from chainrule.errors import ChainruleError
+from chainrule.ir.formula import Access, DType
+from chainrule.ir.program import Buffer, Kernel, Loop, Range
+
+Element = Literal["float32", "float64"]
+
+STEP = "step"  # the scalar that the runtime counts
+CLOCK = "clock"
+DEEPEST = 16  # loops: CPython refuses 20 nested blocks
+
+
+@dataclass(frozen=True)
+class KernelSource:
+    """A kernel's text, what compiles it, and what a launch must pass.
+
+    buffers: by the program's names, in the order of the parameters; `CLOCK` is the clock. sizes: what each size
+    stands for. shapes: of the scratch arrays, over the dims. reads, writes: positions in `buffers`.
+    """
+
+    text: str
+    job: Job
+    buffers: tuple[str, ...]
+    sizes: tuple[sp.Expr, ...]
+    scratch: tuple[tuple[str, tuple[sp.Expr, ...]], ...]  # element, shape
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+@dataclass
+class Writer:
+    """What is gathered while one kernel is written down: lines, names, parameters."""
+
+    kernel: Kernel
+    buffers: Mapping[str, Buffer]  # the program's and the kernel's own
+    element: Element
+    target: Target
+    names: Names = field(default_factory=lambda: Names({"lo", "hi", "kernel", *LIBRARY}))
+    lines: list[str] = field(default_factory=list)
+    depth: int = 1
+    symbols: dict[sp.Symbol, Symbol] = field(default_factory=dict)
+    ranges: dict[sp.Symbol, Range] = field(default_factory=dict)
+    open: list[sp.Symbol] = field(default_factory=list)  # the loops around, from the outside
+    views: dict[str, tuple[str, Array]] = field(default_factory=dict)  # by buffer: name and type
+    variables: dict[str, str] = field(default_factory=dict)  # by rank-0 scratch buffer
+    sizes: dict[sp.Expr, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)  # the functions called
+    read: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
+
+    # Text.
+
+    def line(self, text: str, comment: str = "") -> None:
+        self.lines.append("    " * self.depth + text + (f"  # {comment}" if comment else ""))
+
+    @contextmanager
+    def inside(self, head: str) -> Iterator[None]:
+        """What is written under `head`, one level deeper."""
+        self.line(head)
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def call(self, function: str) -> str:
+        """`function`, noted as used: saved source imports it."""
+        self.used.add(function)
+        return function
+
+    # Names.
+
+    def scope(self, more: Mapping[sp.Symbol, Symbol] | None = None) -> Scope:
+        inner = self.open[-1] if self.open else None
+        return Scope(_Dims(self, {**self.symbols, **(more or {})}), self.element, inner, self.used)
+
+    def integer(self, e: sp.Expr, more: Mapping[sp.Symbol, Symbol] | None = None) -> str:
+        return integer(e, self.scope(more)).text
+
+    def size(self, e: sp.Expr) -> str:
+        """The parameter that holds a size: a dim, or what is computed of dims when they are bound."""
+        e = self.over_dims(e)
+        if e not in self.sizes:
+            self.sizes[e] = self.names.fresh(e.name if isinstance(e, sp.Symbol) else "size")
+        return self.sizes[e]
+
+    def over_dims(self, e: sp.Expr) -> sp.Expr:
+        """`e` without the block's bounds: a block has at most `size` members."""
+        block = self.kernel.block
+        if block is not None:
+            e = e.xreplace({block.last: block.first + block.size})
+        if e.free_symbols & set(self.symbols):
+            raise ChainruleError(f"kernel {self.kernel.name}: the size {e} depends on a loop")
+        return e
+
+    def extent(self, e: sp.Expr) -> int | str:
+        return int(e) if e.is_Integer else self.size(e)
+
+    def buffer(self, name: str) -> Buffer:
+        found = self.buffers.get(name)
+        if found is None:
+            raise ChainruleError(f"kernel {self.kernel.name} touches {name}, which is no buffer")
+        return found
+
+    def view(self, name: str) -> str:
+        """The parameter that is the view of a buffer."""
+        if name not in self.views:
+            buffer = self.buffer(name)
+            called = self.names.fresh(buffer.stands_for or buffer.name)
+            shape = tuple(self.extent(self.over_dims(e)) for e in buffer.shape)
+            array = Array(element_of(buffer.dtype, self.element), shape, buffer.space == "scratch")
+            self.views[name] = called, array
+        return self.views[name][0]
+
+    def clock(self) -> str:
+        """The parameter that holds (seed, step)."""
+        self.read.add(CLOCK)
+        if CLOCK not in self.views:
+            self.views[CLOCK] = self.names.fresh(CLOCK), Array("int64", (2,))
+        return self.views[CLOCK][0]
+
+    def variable(self, name: str) -> str:
+        """The local variable that a rank-0 scratch buffer is."""
+        if name not in self.variables:
+            buffer = self.buffer(name)
+            self.variables[name] = self.names.fresh(buffer.stands_for or buffer.name)
+        return self.variables[name]
+
+    def is_variable(self, name: str) -> bool:
+        buffer = self.buffer(name)
+        return buffer.space == "scratch" and not buffer.shape
+
+    def place(self, access: Access, slots: Mapping[sp.Symbol, Symbol]) -> str:
+        """An element as source: ``h[n, j]``."""
+        if self.is_variable(access.tensor):
+            return self.variable(access.tensor)
+        indices = ", ".join(self.integer(i, slots) for i in access.indices)
+        return f"{self.view(access.tensor)}[{indices or '()'}]"
+
+    # Ranges.
+
+    def is_inside(self, index: sp.Expr, extent: sp.Expr, buffer: Buffer) -> tuple[bool, bool]:
+        """Whether the loops show that 0 <= index, and that index < extent."""
+        if index.is_Integer:
+            return bool(index >= 0), bool(extent.is_Integer and index < extent)
+        block = self.kernel.block
+        if block is not None and buffer.space == "scratch" and extent == block.size:
+            counted = self.ranges.get(index + block.first)  # a block's slice is counted from its first
+            if counted is not None and counted.start == block.first and counted.stop == block.last:
+                return True, True
+        r = self.ranges.get(index)
+        if r is None:
+            return index.is_nonnegative is True and not index.atoms(sp.Function), False
+        stop = block.extent if block is not None and r.stop == block.last else r.stop
+        below = stop == extent or (stop.is_Integer and extent.is_Integer and stop <= extent)
+        return r.start.is_nonnegative is True, bool(below)
+
+    @contextmanager
+    def loop(self, r: Range) -> Iterator[None]:
+        """What is written inside a loop over `r`."""
+        start, stop = self.integer(r.start), self.integer(r.stop)
+        name = self.names.fresh(r.pretty or "i")
+        self.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
+        self.ranges[r.symbol] = r
+        self.open.append(r.symbol)
+        with self.inside(f"for {name} in range({stop}):" if start == "0" else f"for {name} in range({start}, {stop}):"):
+            yield
+        self.open.pop()
+        self.names.release(name)
+
+    @contextmanager
+    def collapsed(self, ranges: list[Range]) -> Iterator[None]:
+        """One loop for several that nest perfectly: CPython refuses more than 20 of them."""
+        counts = [sp.Add(r.stop, -r.start) for r in ranges]
+        # of an empty range nothing may be a factor below nothing: max(0, stop - start)
+        lengths = [f"max(0, {self.integer(c)})" if not c.is_nonnegative else f"({self.integer(c)})" for c in counts]
+        flat = self.names.fresh("flat")
+        with self.inside(f"for {flat} in range({' * '.join(lengths)}):"):
+            rest = flat
+            for k, r in reversed(list(enumerate(ranges))):
+                name = self.names.fresh(r.pretty or "i")
+                start = self.integer(r.start)
+                place = rest if k == 0 else f"{rest} % {lengths[k]}"
+                self.line(f"{name} = {place}" if start == "0" else f"{name} = {start} + {place}")
+                if k:
+                    following = self.names.fresh("rest")
+                    self.line(f"{following} = {rest} // {lengths[k]}")
+                    rest = following
+                self.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
+                self.ranges[r.symbol] = r
+            self.open.append(ranges[-1].symbol)
+            yield
+            self.open.pop()
+
+    def holds(self, conditions: list[sp.Basic], slots: Mapping[sp.Symbol, Symbol]) -> str:
+        """All of `conditions`, as source."""
+        return condition(sp.And(*conditions, evaluate=False), self.scope(slots)).text if conditions else "True"
+
+
+class _Dims(dict[sp.Symbol, Symbol]):
+    """The symbols of a scope; one that no loop or read stands for is a dim, and becomes a size of the kernel."""
+
+    def __init__(self, writer: Writer, known: Mapping[sp.Symbol, Symbol]) -> None:
+        super().__init__(known)
+        self.writer = writer
+
+    def get(self, key: sp.Symbol, default: Symbol | None = None) -> Symbol | None:  # type: ignore[override]
+        if key in self:
+            return self[key]
+        if not isinstance(key, sp.Symbol) or key.name.startswith("_"):
+            return default
+        return Symbol(self.writer.size(key), "integer")
+
+
+def element_of(dtype: DType, element: Element) -> Literal["float32", "float64", "int64", "bool"]:
+    """How a tensor of `dtype` is stored."""
+    match dtype:
+        case DType.FLOAT:
+            return element
+        case DType.INT:
+            return "int64"
+        case DType.BOOL:
+            return "bool"
+
+
+def nest_of(loop: Loop) -> list[Loop]:
+    """`loop` and the loops that nest perfectly in it, whose bounds its index does not change."""
+    nest = [loop]
+    while len(nest[-1].body) == 1 and isinstance(inner := nest[-1].body[0], Loop):
+        if (inner.range.start.free_symbols | inner.range.stop.free_symbols) & {n.range.symbol for n in nest}:
+            break
+        nest.append(inner)
+    return nest
+
+
+def height(node: object) -> int:
+    """How many loops nest at `node`, itself included."""
+    return 1 + max((height(child) for child in node.body), default=0) if isinstance(node, Loop) else 0
+
+
+def parameters_of(writer: Writer) -> tuple[list[str], list[str], list[str], tuple[Parameter, ...]]:
+    """Buffers, scratch arrays and sizes by the program's names, and their types, in the order of the signature."""
+    own = [name for name, (_, array) in writer.views.items() if array.scratch]
+    given = [name for name in writer.views if name not in own]
+    names = [writer.views[name][0] for name in (*given, *own)] + list(writer.sizes.values())
+    types = [writer.views[name][1] for name in (*given, *own)]
+    return given, own, names, (*types, *(Size() for _ in writer.sizes))
+
+
+def docstring(texts: list[str]) -> list[str]:
+    """The equations that a kernel computes, each once."""
+    shown = [plain(text) for text in dict.fromkeys(texts) if text]
+    if len(shown) > 24:
+        shown = [*shown[:23], f"... and {len(shown) - 23} more"]
+    if len(shown) < 2:
+        return [f'    """{(shown or ["nothing but loops"])[0]}"""']
+    return [f'    """{shown[0]}', *(f"    {text}" for text in shown[1:]), '    """']
