@@ -17,7 +17,7 @@ from chainrule.ir.graph import Dim, Graph
 from chainrule.ir.value import value
 from chainrule.schedule.task import Task
 
-TYPICAL = 64
+TYPICAL = 32
 """The size that an unbound dim is scheduled for, unless the call says one."""
 
 PRODUCT_NS = 1 / 64

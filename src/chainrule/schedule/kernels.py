@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import sympy as sp
 
@@ -19,12 +20,12 @@ from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of
 from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
 from chainrule.schedule.task import Task, fresh, partial_of, task_of
-from chainrule.schedule.tree import Ground, Group, Item, joinable, joining
+from chainrule.schedule.tree import AHEAD, Ground, Group, Item, gain, is_linked, joining
 
-TINY_NS = 500.0
+TINY_NS = 2_000.0
 """Work below this is not worth a range of its own."""
 
-SERIAL_NS = 20_000.0
+SERIAL_NS = 30_000.0
 """A program below this runs faster on one core than threads can meet."""
 
 FORMULAS = 48
@@ -112,29 +113,42 @@ class Planner:
             return task.axes
         return [axis for axis in task.axes if axis in (*contraction.batch, *contraction.rows, *contraction.columns)]
 
-    def gain(self, t: int, index: Index) -> int:
-        following = [Item(k, self.links.tasks[k].axes) for k in range(t + 1, min(t + 33, len(self.links.tasks)))]
-        return joinable(t, index, following, Ground(self.links, {}, {}))
+    def gain(self, t: int, index: Index) -> float:
+        tasks = self.links.tasks
+        following = [Item(k, tasks[k].axes) for k in range(t + 1, min(t + 1 + AHEAD, len(tasks)))]
+        return gain(t, index, following, self.ground)
+
+    @cached_property
+    def ground(self) -> Ground:
+        """At the top every index of a result may be divided, a product's rows and columns too."""
+        return Ground(self.links, {}, {}, self.sizes)
 
     def join(self, t: int, earliest: int) -> bool:
-        task = self.links.tasks[t]
-        for at in range(len(self.drafts) - 1, max(earliest, len(self.drafts) - 96) - 1, -1):
-            draft = self.drafts[at]
-            if draft.index is None or self.is_full(draft, t):
-                continue
-            group = Group(draft.index, False, draft.opened)
-            ground = Ground(self.links, {}, {})
-            index = joining(t, list(self.options(t)), group, ground) or self.shared_dim(t, draft, ground)
-            if index is not None:
-                self.add(t, at, index.symbol)
-                return True
-            index = joining(t, task.over, group, ground)
-            if index is not None and self.partial_pays(t, index, draft):
-                self.add_partial(t, at, index)
-                return True
+        """Into the latest draft that computes what `t` reads, else into one that shares some other read with it."""
+        first = max(earliest, len(self.drafts) - 96)  # far back, what they share has left the cache
+        for linked in (True, False):
+            for at in range(len(self.drafts) - 1, first - 1, -1):
+                draft = self.drafts[at]
+                if draft.index is None or self.is_full(draft, t):
+                    continue
+                group = Group(draft.index, False, draft.opened)
+                if is_linked(t, group, self.ground) == linked and self.join_draft(t, at, group):
+                    return True
         return False
 
-    def shared_dim(self, t: int, draft: Draft, ground: Ground) -> Index | None:
+    def join_draft(self, t: int, at: int, group: Group) -> bool:
+        draft = self.drafts[at]
+        index = joining(t, self.options(t), group, self.ground) or self.shared_dim(t, draft)
+        if index is not None:
+            self.add(t, at, index.symbol)
+            return True
+        index = joining(t, self.links.tasks[t].over, group, self.ground)
+        if index is not None and self.partial_pays(t, index, draft):
+            self.add_partial(t, at, index)
+            return True
+        return False
+
+    def shared_dim(self, t: int, draft: Draft) -> Index | None:
         """Independent work over the same symbolic size, which is what a step has in common, joins as well."""
         assert draft.index is not None
         if draft.index.extent.is_Integer or any(p in draft.opened for p in self.links.before[t]):
@@ -142,6 +156,8 @@ class Planner:
         return next((axis for axis in self.options(t) if axis.extent == draft.index.extent), None)
 
     def is_full(self, draft: Draft, t: int) -> bool:
+        if draft.index is None and sum(self.costs[k] for k in draft.tasks) + self.costs[t] > SERIAL_NS:
+            return True
         return t in self.contractions and len(draft.tasks) >= FORMULAS
 
     def partial_pays(self, t: int, index: Index, draft: Draft) -> bool:
@@ -158,7 +174,7 @@ class Planner:
             for symbol in set().union(*(i.free_symbols for i in access.indices), set()):
                 points *= extents.get(symbol, 1)
             read += points
-        return result < read
+        return 4 * result <= read  # written, added and read again
 
     def put_serial(self, t: int, earliest: int) -> None:
         for at in range(len(self.drafts) - 1, earliest - 1, -1):
@@ -232,7 +248,7 @@ class Planner:
                     tasks.append(self.parts[t][1])
                     continue
                 tasks.append(self.parts[t][0] if t in self.parts else self.links.tasks[t])
-                if t in self.contractions and t not in self.parts:
+                if t in self.contractions:
                     contractions[k] = self.contractions[t]
                 if t in old.opened:
                     new.opened[k] = old.opened[t]

@@ -12,8 +12,13 @@ from chainrule.ir.formula import Access, DType, Index, Reduce
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.task import Task
 
-SMALL = 512
+SMALL = 64
 """Multiplications below which loops of known extents, unrolled by the compiler, beat a tile's set-up."""
+
+NARROW = 4096
+"""The same for products with fewer columns than a vector has lanes, whose tile is mostly empty."""
+
+LANES = 8
 
 
 @dataclass(frozen=True)
@@ -99,5 +104,4 @@ def is_worth_a_tile(c: Contraction, sizes: Sizes) -> bool:
         return total
 
     work = points(c.rows) * points(c.columns) * points(c.inner)
-    # a vector's lanes run along the columns, or the tile has nothing to gain
-    return work >= SMALL or (points(c.columns) >= 8 and work >= 64)
+    return work >= (SMALL if points(c.columns) >= LANES else NARROW)

@@ -41,7 +41,7 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
         if draft.blocks is not None and draft.index is not None:
             blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
             dims.append(Dim(draft.blocks.name, definition=blocks))
-        kernels.append(kernel_of(draft, size, plan, needed[at], stored, taken))
+        kernels.append(kernel_of(draft, size, plan, planner.sizes, needed[at], stored, taken))
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
     return Program(
         name=graph.name,
@@ -72,12 +72,12 @@ def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
 
 
 def kernel_of(
-    draft: Draft, size: int, plan: Plan, needed: set[str], stored: Mapping[str, str], taken: set[str]
+    draft: Draft, size: int, plan: Plan, sizes: Sizes, needed: set[str], stored: Mapping[str, str], taken: set[str]
 ) -> Kernel:
     links = plan.links
     tasks = [links.tasks[t] for t in draft.tasks]
     contractions = {t: plan.contractions[t] for t in draft.tasks if t in plan.contractions}
-    ground = Ground(links, contractions, dict(draft.opened))
+    ground = Ground(links, contractions, dict(draft.opened), sizes)
     tree = build([Item(t, links.tasks[t].indices) for t in draft.tasks], ground)
     block = None
     if draft.index is not None:

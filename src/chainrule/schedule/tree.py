@@ -10,14 +10,25 @@ Indices are aligned pairwise, by access, and never by name: attention reads one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import sympy as sp
 
 from chainrule.ir.formula import Index, Reduce
 from chainrule.schedule.links import Links
+from chainrule.schedule.cost import Sizes
 from chainrule.schedule.product import Contraction
+from chainrule.schedule.task import Task
+
+LANES = 8
+"""What a vector holds, about: shorter rows of accumulators are slower than one scalar at a time."""
+
+NEAR = 256
+"""Elements that are in the nearest cache in any case, so that strides cost nothing."""
+
+STRIDED = 0.75
+"""What work counts for that joins along the axis in which memory is contiguous."""
 
 AHEAD = 32
 """How many of the following tasks the choice of a new loop looks at."""
@@ -63,6 +74,7 @@ class Ground:
     links: Links
     contractions: Mapping[int, Contraction]
     block: Mapping[int, sp.Symbol]  # of each task the index that the kernel's blocks divide
+    sizes: Sizes
 
     def may_open(self, item: Item) -> list[Index]:
         """The indices of `item` that may be the next loop around it."""
@@ -74,7 +86,24 @@ class Ground:
             # the first of equals wins, so its loops keep their order, around one running maximum
             axes = [i for i in item.free if i in task.axes]
             return axes or list(item.free[:1])
-        return list(item.free)
+        return [i for i in item.free if not self.hurts(task, i, item.free)]
+
+    def hurts(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
+        """Whether a loop over `index` around those over the rest of `free` makes slow code.
+
+        It walks memory in strides, if it is what most accesses run over last; or a reduction keeps an array of
+        accumulators where a scalar, or a vector at least, would do.
+        """
+        rest = [i for i in free if i is not index]
+        if not rest:
+            return False
+        if index in task.over:
+            left = [i for i in rest if i in task.axes]
+            if left and self.sizes.of(left[-1].extent) < LANES:
+                return True
+        if self.sizes.points(i.extent for i in free) < NEAR:
+            return False
+        return last_in(task, index) > max(last_in(task, i) for i in rest)
 
     def blocked(self, task: int, index: Index) -> bool:
         return self.block.get(task) == index.symbol
@@ -118,14 +147,22 @@ def build(items: Sequence[Item], ground: Ground, count: list[int] | None = None)
 def _joined(
     item: Item, options: Sequence[Index], groups: Sequence[Group | Twig], earliest: int, ground: Ground
 ) -> tuple[int, Index | None]:
-    """The latest group, not before `earliest`, whose loop `item` may share, and the index that it shares it with."""
-    for at in range(len(groups) - 1, earliest - 1, -1):
-        group = groups[at]
-        if isinstance(group, Group):
-            index = joining(item.task, options, group, ground)
-            if index is not None:
-                return at, index
+    """The latest group, not before `earliest`, whose loop `item` may share, and the index that it shares it with.
+
+    First come those that compute what it reads: the value is at hand there.
+    """
+    for linked in (True, False):
+        for at in range(len(groups) - 1, earliest - 1, -1):
+            group = groups[at]
+            if isinstance(group, Group) and linked == is_linked(item.task, group, ground):
+                index = joining(item.task, options, group, ground)
+                if index is not None:
+                    return at, index
     return -1, None
+
+
+def is_linked(task: int, group: Group, ground: Ground) -> bool:
+    return any(p in group.opened for p in ground.links.before[task])
 
 
 def joining(task: int, options: Sequence[Index], group: Group, ground: Ground) -> Index | None:
@@ -148,19 +185,27 @@ def joining(task: int, options: Sequence[Index], group: Group, ground: Ground) -
 
 
 def _best(item: Item, options: Sequence[Index], following: Sequence[Item], ground: Ground) -> Index:
-    """The index over which most of the following work may join; among equals the one that walks memory in order."""
+    """The index over which most of the following work may join; a loop that walks memory in strides counts for less."""
     if len(options) == 1:
         return options[0]
-
-    def gain(index: Index) -> tuple[int, int, int]:
-        joined = joinable(item.task, index, following, ground)
-        return joined, -_innermost(item.task, index, ground), -options.index(index)
-
-    return max(options, key=gain)
+    return max(options, key=lambda index: (gain(item.task, index, following, ground), -options.index(index)))
 
 
-def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground) -> int:
-    """How many of `following` could join a loop of `task` over `index`."""
+def gain(task: int, index: Index, following: Sequence[Item], ground: Ground) -> float:
+    """The points of the work that could join a loop of `task` over `index`, its own included.
+
+    A small update must not turn the loops of a large product inside out.
+    """
+    tasks = ground.links.tasks
+    members = joinable(task, index, following, ground)
+    points = sum(ground.sizes.points(i.extent for i in tasks[t].axes) for t in members)
+    own = tasks[task]
+    strided = last_in(own, index) > min((last_in(own, i) for i in own.axes), default=0)
+    return points * (STRIDED if strided else 1.0)
+
+
+def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground) -> Iterable[int]:
+    """`task`, and those of `following` that could join a loop of it over `index`."""
     group = Group(index, ground.blocked(task, index), {task: index.symbol})
     outside: set[int] = set()
     for item in following:
@@ -171,11 +216,10 @@ def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground)
             outside.add(item.task)
         else:
             group.opened[item.task] = joins.symbol
-    return len(group.opened) - 1
+    return group.opened
 
 
-def _innermost(task: int, index: Index, ground: Ground) -> int:
+def last_in(task: Task, index: Index) -> int:
     """In how many accesses the index moves along memory: such a loop belongs inside."""
-    t = ground.links.tasks[task]
-    last = [read.indices[-1] for read in t.reads if read.indices] + [*t.target[-1:]]
+    last = [read.indices[-1] for read in task.reads if read.indices] + [*task.target[-1:]]
     return sum(index.symbol in place.free_symbols for place in last)
