@@ -1,0 +1,223 @@
+"""Reverse mode over the graph: cotangents flow from one tensor to those that it is derived with respect to.
+
+Every node's VJPs are taken first, which needs no more than the names of cotangents; then each tensor's contributions
+are added up; a cotangent is complete when all the readers of its tensor have sent theirs, so the nodes are visited
+from the last to the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import networkx as nx
+import sympy as sp
+
+from chainrule.derive.vjp import fresh_axes, other_terms, vjp
+from chainrule.errors import ChainruleError, nearest
+from chainrule.ir.expression import slot
+from chainrule.ir.formula import Access, DType, Formula, Index, Origin, Reduce
+from chainrule.ir.graph import Graph, Tensor
+from chainrule.ir.rename import canonical, fresh_name, rename
+from chainrule.ir.trace import Step
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """The joint graph, what the gradient of each tensor asked for is called, and how each was found."""
+
+    graph: Graph
+    gradients: Mapping[str, str]
+    trace: tuple[Step, ...]
+
+
+@dataclass
+class _Work:
+    """What has been found so far: formulas in order, and the contributions to each tensor's cotangent."""
+
+    graph: Graph
+    active: frozenset[str]
+    taken: set[str]
+    formulas: list[Formula] = field(default_factory=list)
+    trace: list[Step] = field(default_factory=list)
+    sent: dict[str, list[Formula | str]] = field(default_factory=dict)
+    cotangents: dict[str, str] = field(default_factory=dict)
+
+    def name(self, wanted: str) -> str:
+        name = fresh_name(wanted, self.taken)
+        self.taken.add(name)
+        return name
+
+    def add(self, rule: str, before: tuple[Formula, ...], after: Formula) -> None:
+        self.formulas.append(after)
+        self.trace.append(Step(rule, before, (after,)))
+
+
+def backward(graph: Graph, of: str | Mapping[str, str], wrt: Sequence[str]) -> Derivation:
+    """`graph` with the gradients of `of` with respect to the tensors `wrt` appended.
+
+    of: a rank-0 tensor, whose cotangent is 1; or tensors of any shape, each with the name of the tensor that is its
+    cotangent. A tensor is called ``x``, its cotangent ``x_bar`` (``x_bar2`` where that is taken: a derivative of a
+    derivative). A tensor of `wrt` that `of` does not depend on has a gradient of zeros. Formulas marked `stop`,
+    integers, booleans and states pass no cotangent on.
+    Raises ChainruleError for names that are not in the graph and for what has no gradient.
+    """
+    seeds = {of: None} if isinstance(of, str) else dict(of)
+    _check(graph, seeds, wrt)
+    work = _Work(graph, _active(graph, seeds, wrt), set(graph.tensors))
+    for name, seed in seeds.items():
+        if name in work.active:
+            work.sent[name] = [_one(work, graph.tensors[name]) if seed is None else seed]
+    for node in reversed(graph.nodes):
+        if node.out in work.active:
+            y_bar = _accumulate(work, node.out)
+            if y_bar is not None and isinstance(node, Formula) and not node.stop:
+                _send(work, node, y_bar)
+    gradients = {name: _gradient(work, name) for name in wrt}
+    joint = replace(graph, nodes=(*graph.nodes, *work.formulas))
+    return Derivation(joint, gradients, tuple(work.trace))
+
+
+def _check(graph: Graph, seeds: Mapping[str, str | None], wrt: Sequence[str]) -> None:
+    for name in (*seeds, *wrt, *filter(None, seeds.values())):
+        if name not in graph.tensors:
+            raise ChainruleError(f"graph {graph.name} has no tensor {name!r}: {nearest(name, graph.tensors)}")
+        if graph.tensors[name].dtype is not DType.FLOAT:
+            raise ChainruleError(f"{name} is {graph.tensors[name].dtype.value}: only float tensors have gradients")
+    for name, seed in seeds.items():
+        shape = graph.tensors[name].shape
+        if seed is None and shape:
+            raise ChainruleError(f"{name} has {len(shape)} axes: give its cotangent, or sum it to one number")
+        if seed is not None and graph.tensors[seed].shape != shape:
+            raise ChainruleError(f"the cotangent {seed} has another shape than {name}")
+
+
+def _active(graph: Graph, seeds: Mapping[str, str | None], wrt: Sequence[str]) -> frozenset[str]:
+    """The tensors on a differentiable path from one of `wrt` to one of `seeds`, both ends included."""
+    paths = nx.DiGraph()
+    paths.add_nodes_from((*seeds, *wrt))
+    for node in graph.nodes:
+        if isinstance(node, Formula) and node.dtype is DType.FLOAT and not node.stop:
+            for k, read in enumerate(node.reads):
+                if slot(k) in node.body.free_symbols and graph.tensors[read.tensor].dtype is DType.FLOAT:
+                    paths.add_edge(read.tensor, node.out)
+    down = set(wrt).union(*(nx.descendants(paths, name) for name in wrt))
+    up = set(seeds).union(*(nx.ancestors(paths, name) for name in seeds))
+    return frozenset(down & up)
+
+
+def _send(work: _Work, f: Formula, y_bar: str) -> None:
+    """The VJP of `f` for each read of an active tensor."""
+    others = ""
+    for k, read in enumerate(f.reads):
+        if read.tensor not in work.active or slot(k) not in f.body.free_symbols:
+            continue
+        if f.reduce is Reduce.PROD and not others:
+            others = work.name(f"{f.out}_others")
+            work.add("other terms", (f,), other_terms(f, others))
+        contribution = _contribution(work.graph, f, k, y_bar, others)
+        if contribution.body != 0:
+            work.sent.setdefault(read.tensor, []).append(contribution)
+
+
+def _contribution(graph: Graph, f: Formula, k: int, y_bar: str, others: str) -> Formula:
+    """`vjp`, derived once for all formulas that differ in tensor names alone; its own name is still to be given."""
+    x = f.reads[k].tensor
+    form, names = canonical(f)
+    found = _vjp(form, k, graph.tensors[x].shape)
+    names |= {"_x_bar": f"{x}_bar", "_y_bar": y_bar, "_others": others}
+    axes = tuple(replace(a, name=n) for a, n in zip(found.axes, axis_names(graph, x), strict=True))
+    over = tuple(replace(r, name=i.name) for r, i in zip(found.over, f.indices, strict=True))
+    origin = Origin(formula=f.out, rule="vjp", layer=f.origin.layer)
+    return replace(rename(found, names), axes=axes, over=over, origin=origin)
+
+
+@lru_cache(maxsize=4096)
+def _vjp(form: Formula, k: int, shape: tuple[sp.Expr, ...]) -> Formula:
+    return vjp(form, k, fresh_axes(shape), "_x_bar", "_y_bar", "_others")
+
+
+def axis_names(graph: Graph, name: str) -> tuple[str, ...]:
+    """How the axes of a tensor are called: as where it is made, else as where it is first read plainly."""
+    made = graph.producers.get(name)
+    rank = len(graph.tensors[name].shape)
+    if isinstance(made, Formula):
+        return tuple(axis.name for axis in made.axes)
+    for reader in graph.readers[name]:
+        if isinstance(reader, Formula):
+            pretty = {index.symbol: index.name for index in reader.indices}
+            for read in reader.reads:
+                if read.tensor == name and len(set(read.indices) & set(pretty)) == rank:
+                    return tuple(pretty[i] for i in read.indices)
+    return tuple(f"p{k}" for k in range(rank))
+
+
+def _accumulate(work: _Work, name: str) -> str | None:
+    """The name of the finished cotangent of a tensor, its contributions added up; None: nothing reaches it."""
+    if name in work.cotangents or name not in work.sent:
+        return work.cotangents.get(name)
+    sent = work.sent.pop(name)
+    if len(sent) == 1:
+        work.cotangents[name] = _single(work, name, sent[0])
+        return work.cotangents[name]
+    parts: list[str] = []
+    for j, part in enumerate(sent, 1):
+        if isinstance(part, Formula):
+            made = replace(part, out=work.name(f"{name}_bar_{j}"))
+            work.add("vjp", (_primal(work.graph, made),), made)
+            part = made.out
+        parts.append(part)
+    tensor, x_bar = work.graph.tensors[name], work.name(f"{name}_bar")
+    axes = fresh_axes(tensor.shape, axis_names(work.graph, name))
+    places = tuple(axis.symbol for axis in axes)
+    total = Formula(
+        out=x_bar,
+        axes=axes,
+        over=(),
+        body=sp.Add(*(slot(j) for j in range(len(parts)))),
+        reads=tuple(Access(part, places) for part in parts),
+        origin=_accumulated(work, name),
+    )
+    work.add("accumulate", tuple(f for f in work.formulas if f.out in parts), total)
+    work.cotangents[name] = x_bar
+    return x_bar
+
+
+def _single(work: _Work, name: str, sent: Formula | str) -> str:
+    """A cotangent of one contribution is that contribution."""
+    if isinstance(sent, str):
+        return sent
+    only = replace(sent, out=work.name(f"{name}_bar"))
+    work.add("vjp", (_primal(work.graph, only),), only)
+    return only.out
+
+
+def _primal(graph: Graph, derived: Formula) -> Formula:
+    primal = graph.producers[derived.origin.formula or ""]
+    assert isinstance(primal, Formula)
+    return primal
+
+
+def _accumulated(work: _Work, name: str) -> Origin:
+    made = work.graph.producers.get(name)
+    return Origin(formula=name, rule="accumulate", layer=made.origin.layer if made else "")
+
+
+def _one(work: _Work, tensor: Tensor) -> str:
+    """The cotangent of a loss: 1."""
+    name = work.name(f"{tensor.name}_bar")
+    work.add("seed", (), Formula(name, (), (), sp.S.One, origin=Origin(formula=tensor.name, rule="seed")))
+    return name
+
+
+def _gradient(work: _Work, name: str) -> str:
+    """The cotangent of one of `wrt`; zeros where nothing reaches it."""
+    found = _accumulate(work, name)
+    if found is not None:
+        return found
+    axes: tuple[Index, ...] = fresh_axes(work.graph.tensors[name].shape, axis_names(work.graph, name))
+    zero = Formula(work.name(f"{name}_bar"), axes, (), sp.S.Zero, origin=Origin(formula=name, rule="zero"))
+    work.add("zero", (), zero)
+    work.cotangents[name] = zero.out
+    return zero.out
