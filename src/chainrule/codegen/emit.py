@@ -59,11 +59,13 @@ def lowered(function: Any, typer: Callable[..., Any], emitter: Callable[..., Any
     """
 
     class Template(AbstractTemplate):  # type: ignore[misc]
+        key = function
+
         def generic(self, args: Sequence[types.Type], kws: Any) -> Any:
             found = None if kws else typer(*args)
             return None if found is None else signature(*found)
 
-    infer_global(function)(Template)
+    infer_global(function, types.Function(Template))
     lower_builtin(function, types.VarArg(types.Any))(emitter)
 
 

@@ -1,12 +1,543 @@
-"""The scalar functions of kernels, as branch-free Python that runs on NumPy values, scalars and vectors alike."""
+"""The scalar functions of kernels: range reduction and a minimax polynomial, inlined where they are called.
+
+Each is branch-free Python that runs on NumPy values (slowly, for debugging), on a scalar in a kernel, which LLVM
+then makes part of a vector loop, and on a vector. They are right at NaN, infinities, overflow, denormals and
+signed zeros; error bounds are in the docstrings, in units of the last place (ulp), and tested. Where a bound names
+libm, the C library's function is called, one element at a time.
+"""
+
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
+
 import numpy as np
-from chainrule.codegen.emit import elementwise, muladd
-__all__ = ["fma", "maximum"]
-def fma(a: Any, b: Any, c: Any) -> Any:
-    return a * b + c
-elementwise(fma, muladd)
+from llvmlite import ir
+from numba.core import types
+
+from chainrule.codegen import coefficients as table
+from chainrule.codegen.emit import (
+    LLVM,
+    NUMBA,
+    Traced,
+    Vector,
+    bits_of,
+    constant,
+    declare,
+    element_name,
+    element_of,
+    elementwise,
+    float_of,
+    lanes_of,
+    lowered,
+    muladd,
+    of_bits,
+    splat,
+)
+from chainrule.codegen.emit import where as _where
+from chainrule.philox import LOW, MIX, MULTIPLIERS, ROUNDS, WEYL, uniforms
+
+LIBM = ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc", "lgamma")
+
+__all__ = [
+    *LIBM,
+    "absolute",
+    "accumulate",
+    "atan2",
+    "ceil",
+    "digamma",
+    "erf",
+    "exp",
+    "expm1",
+    "float32",
+    "float64",
+    "floor",
+    "fma",
+    "inf",
+    "int64",
+    "log",
+    "log1p",
+    "maximum",
+    "minimum",
+    "nan",
+    "power",
+    "rint",
+    "sigmoid",
+    "sign",
+    "sqrt",
+    "tanh",
+    "uniform",
+    "where",
+]
+
+inf, nan = math.inf, math.nan
+
+LOG2E = 1.4426950408889634
+LN2 = {"float32": (0.693359375, -2.12194440054690583e-4), "float64": (6.93147180369123816490e-01, 1.90821492927058770e-10)}
+MANTISSA = {"float32": 23, "float64": 52}
+BIAS = {"float32": 127, "float64": 1023}
+FINITE_EXP = {"float32": (-104.0, 89.0), "float64": (-746.0, 710.0)}  # beyond: 0 and infinity
+LEAST_EXPM1 = {"float32": -30.0, "float64": -50.0}  # below: -1
+LARGEST_TANH = {"float32": 10.0, "float64": 20.0}  # beyond: 1
+ROOT_HALF = {"float32": 0x3F3504F3, "float64": 0x3FE6A09E667F3BCD}  # the bits of sqrt(1/2)
+LEAST_NORMAL = {"float32": 2.0**-126, "float64": 2.0**-1022}
+
+Source = Callable[..., Any]
+
+
+def _plain(source: Source, *arguments: Any) -> Any:
+    """`source` on NumPy values; Python's floats become float64."""
+    with np.errstate(all="ignore"):
+        return source(*(a if isinstance(a, (np.ndarray, np.generic)) else np.float64(a) for a in arguments))
+
+
+def _polynomial(coefficients: Sequence[float], x: Any) -> Any:
+    """Horner's rule, lowest coefficient first."""
+    value = constant(x, coefficients[-1])
+    for c in coefficients[-2::-1]:
+        value = muladd(value, x, constant(x, c))
+    return value
+
+
+def _power_of_two(i: Any, element: str) -> Any:
+    """2^i for an integer i whose power is a normal number."""
+    return of_bits((i + BIAS[element]) << MANTISSA[element])
+
+
+def _reduce(x: Any) -> tuple[Any, Any]:
+    """(i, r) with x = i ln 2 + r, i the nearest integer; by adding 1.5·2^mantissa, which defines NaN's i too."""
+    element = element_of(x)
+    magic = constant(x, 1.5 * 2.0 ** MANTISSA[element])
+    shifted = muladd(x, constant(x, LOG2E), magic)
+    n = shifted - magic
+    high, low = LN2[element]
+    r = muladd(n, constant(x, -low), muladd(n, constant(x, -high), x))
+    return bits_of(shifted) - bits_of(magic), r
+
+
+def _expm1_reduced(r: Any) -> Any:
+    """e^r - 1 = r + r² q(r) for |r| <= ln(2)/2."""
+    q = _polynomial(table.EXP_FLOAT32 if element_of(r) == "float32" else table.EXP_FLOAT64, r)
+    return muladd(r * r, q, r)
+
+
+def _exp(x: Any) -> Any:
+    element = element_of(x)
+    least, most = FINITE_EXP[element]
+    x = _where(x < least, constant(x, least), x)
+    x = _where(x > most, constant(x, most), x)
+    i, r = _reduce(x)
+    half = i >> 1  # 2^i itself may be no normal number
+    return (_expm1_reduced(r) + constant(x, 1.0)) * _power_of_two(half, element) * _power_of_two(i - half, element)
+
+
+def exp(x: Any) -> Any:
+    """e^x; at most 1.1 ulp."""
+    return _plain(_exp, x)
+
+
+def _expm1(x: Any) -> Any:
+    element = element_of(x)
+    least, most = LEAST_EXPM1[element], FINITE_EXP[element][1]
+    within = _where(x < least, constant(x, least), x)
+    within = _where(within > most, constant(x, most), within)
+    i, r = _reduce(within)
+    s = _power_of_two(i - 1, element)  # half, for 2^i overflows before the result does
+    value = constant(x, 2.0) * muladd(s, _expm1_reduced(r), s - constant(x, 0.5))
+    return _where(x == 0, x, value)  # keeps -0
+
+
+def expm1(x: Any) -> Any:
+    """e^x - 1; at most 2 ulp, near 0 too."""
+    return _plain(_expm1, x)
+
+
+def _log_normal(m: Any, e: Any, f: Any) -> Any:
+    """log(m 2^e) where m = 1 + f lies in [sqrt(1/2), sqrt(2))."""
+    element = element_of(f)
+    high, low = (constant(f, part) for part in LN2[element])
+    square = constant(f, 0.5) * f * f
+    if element == "float32":
+        tail = muladd(f * f * f, _polynomial(table.LOG_FLOAT32, f), muladd(e, low, -square))
+        return muladd(e, high, f + tail)
+    s = f / (constant(f, 2.0) + f)
+    z = s * s
+    series = z * _polynomial(table.LOG_FLOAT64, z)
+    return e * high - ((square - (s * (square + series) + e * low)) - f)
+
+
+def _split(x: Any) -> tuple[Any, Any]:
+    """(m, e) with x = m 2^e for positive normal x; e as a float."""
+    element = element_of(x)
+    bits, root = MANTISSA[element], ROOT_HALF[element]
+    i = bits_of(x) - root
+    return of_bits((i & (2**bits - 1)) + root), float_of(i >> bits)
+
+
+def _log(x: Any) -> Any:
+    element = element_of(x)
+    scale = 2.0 ** MANTISSA[element]
+    small = x < LEAST_NORMAL[element]
+    m, e = _split(_where(small, x * constant(x, scale), x))
+    e = _where(small, e - constant(x, MANTISSA[element]), e)
+    value = _log_normal(m, e, m - constant(x, 1.0))
+    outside = _where(x == 0, constant(x, -inf), _where(x == inf, x, constant(x, nan)))
+    return _where((x > 0) & (x < inf), value, outside)
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm; at most 1 ulp. -inf at 0, NaN below."""
+    return _plain(_log, x)
+
+
+def _log1p(x: Any) -> Any:
+    one = constant(x, 1.0)
+    u = x + one
+    lost = (x - (u - one)) / u  # what rounding 1 + x lost, to first order
+    value = _log(u)
+    value = _where((u > 0) & (u < inf), value + lost, value)
+    return _where(u == 1, x, value)
+
+
+def log1p(x: Any) -> Any:
+    """log(1 + x); at most 2 ulp, near 0 too. Source of the correction: W. Kahan."""
+    return _plain(_log1p, x)
+
+
+def _magnitude(x: Any) -> Any:
+    return x.intrinsic("llvm.fabs") if isinstance(x, Traced) else np.abs(x)
+
+
+def _with_sign(x: Any, of: Any) -> Any:
+    return x.intrinsic("llvm.copysign", of) if isinstance(x, Traced) else np.copysign(x, of)
+
+
+def _tanh(x: Any) -> Any:
+    most = constant(x, LARGEST_TANH[element_of(x)])
+    a = _magnitude(x)
+    t = _expm1(constant(x, 2.0) * _where(a > most, most, a))
+    return _with_sign(t / (t + constant(x, 2.0)), x)
+
+
+def tanh(x: Any) -> Any:
+    """(e^2x - 1) / (e^2x + 1), through expm1, which keeps the bits near 0; at most 3 ulp."""
+    return _plain(_tanh, x)
+
+
+def _sigmoid(x: Any) -> Any:
+    one = constant(x, 1.0)
+    z = _exp(-_magnitude(x))
+    return _where(x < 0, z, one) / (one + z)
+
+
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + e^-x); at most 2.5 ulp, for x far below 0 too."""
+    return _plain(_sigmoid, x)
+
+
+def _erf(x: Any) -> Any:
+    if element_of(x) == "float64":
+        return _library("erf", x)
+    a = _magnitude(x)
+    near = muladd(x, _polynomial(table.ERF_FLOAT32, x * x), x)
+    a = _where(a > 4.0, constant(x, 4.0), a)
+    far = constant(x, 1.0) - _exp(-_polynomial(table.ERFC_FLOAT32, a))
+    return _where(a < 1.0, near, _with_sign(far, x))
+
+
+def erf(x: Any) -> Any:
+    """The error function: float32 at most 2 ulp, float64 as libm."""
+    return _plain(_erf, x)
+
+
+def _digamma(x: Any) -> Any:
+    """ψ(x) = ψ(x + 8) - sum 1/(x + k), then the asymptotic series; reflected below 1/2."""
+    one, pi = constant(x, 1.0), math.pi
+    below = x < 0.5
+    y = _where(below, one - x, x)
+    shift = constant(x, 0.0)
+    for k in range(8):
+        shift = shift + one / (y + constant(x, k))
+    z = y + constant(x, 8.0)
+    w = one / (z * z)
+    series = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
+    value = _log(z) - constant(x, 0.5) / z - w * _polynomial(series, w) - shift
+    reflected = value - constant(x, pi) / _library("tan", constant(x, pi) * (x - _whole(x)))
+    return _where(below, reflected, value)
+
+
+def _whole(x: Any) -> Any:
+    return x.intrinsic("llvm.rint") if isinstance(x, Traced) else np.rint(x)
+
+
+def digamma(x: Any) -> Any:
+    """The derivative of lgamma; relative error about 1e-6 in float32, 1e-14 in float64, away from its zeros."""
+    return _plain(_digamma, x)
+
+
+def _library(name: str, *values: Any) -> Any:
+    """The C library's function, lane by lane."""
+    x = values[0]
+    if not isinstance(x, Traced):
+        function = getattr(math, name)
+        return np.vectorize(lambda *a: _guarded(function, *a), otypes=[element_of(x)])(*values)[()]
+    kind = LLVM[x.element]
+    known = declare(x.builder.module, name + ("f" if x.element == "float32" else ""), kind, [kind] * len(values))
+    known.attributes.add("nounwind")
+    if not x.lanes:
+        return x.like(x.builder.call(known, [v.value for v in values]))
+    result = ir.Constant(x.type_of(x.element), ir.Undefined)
+    for k in range(x.lanes):
+        lane = ir.Constant(LLVM["int32"], k)
+        one = x.builder.call(known, [x.builder.extract_element(v.value, lane) for v in values])
+        result = x.builder.insert_element(result, one, lane)
+    return x.like(result)
+
+
+def _guarded(function: Source, *values: float) -> float:
+    """Python's math raises where C returns NaN or infinity."""
+    try:
+        return float(function(*map(float, values)))
+    except ValueError:
+        return nan
+    except OverflowError:
+        return inf
+
+
+def _by_library(name: str) -> Source:
+    def function(x: Any) -> Any:
+        return _plain(lambda y: _library(name, y), x)
+
+    function.__name__ = name
+    function.__doc__ = f"{name}(x), as libm."
+    elementwise(function, lambda x: _library(name, x))
+    return function
+
+
+sin, cos, tan, asin, acos, atan, sinh, cosh, asinh, acosh, atanh, erfc, lgamma = map(_by_library, LIBM)
+
+
+def atan2(y: Any, x: Any) -> Any:
+    """The angle of (x, y), as libm."""
+    return np.arctan2(y, x)
+
+
+def power(x: Any, y: Any) -> Any:
+    """x^y, as libm."""
+    with np.errstate(all="ignore"):
+        return np.power(x, y)
+
+
+def sqrt(x: Any) -> Any:
+    """The square root, correctly rounded: an instruction."""
+    with np.errstate(all="ignore"):
+        return np.sqrt(x)
+
+
+def absolute(x: Any) -> Any:
+    """|x|."""
+    return np.abs(x)
+
+
+def floor(x: Any) -> Any:
+    """The greatest whole number that is not above x, as a float."""
+    return np.floor(x)
+
+
+def ceil(x: Any) -> Any:
+    """The least whole number that is not below x, as a float."""
+    return np.ceil(x)
+
+
+def rint(x: Any) -> Any:
+    """The nearest whole number, the even one of two, as a float."""
+    return np.rint(x)
+
+
+def _sign(x: Any) -> Any:
+    one = constant(x, 1.0)
+    return _where(x > 0, one, _where(x < 0, -one, x))
+
+
+def sign(x: Any) -> Any:
+    """-1, 0 or 1; NaN of NaN."""
+    return _plain(_sign, x)
+
+
 def maximum(a: Any, b: Any) -> Any:
+    """The larger; NaN if one is."""
     return np.maximum(a, b)
-elementwise(maximum, lambda a, b: a.intrinsic("llvm.maximum", b))
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller; NaN if one is."""
+    return np.minimum(a, b)
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once where the CPU can."""
+    return a * b + c
+
+
+for _function, _source in (
+    (exp, _exp),
+    (expm1, _expm1),
+    (log, _log),
+    (log1p, _log1p),
+    (tanh, _tanh),
+    (sigmoid, _sigmoid),
+    (erf, _erf),
+    (digamma, _digamma),
+    (sign, _sign),
+    (fma, muladd),
+    (power, lambda x, y: _library("pow", x, y)),
+    (atan2, lambda y, x: _library("atan2", y, x)),
+    (sqrt, lambda x: x.intrinsic("llvm.sqrt")),
+    (absolute, lambda x: x.intrinsic("llvm.fabs")),
+    (floor, lambda x: x.intrinsic("llvm.floor")),
+    (ceil, lambda x: x.intrinsic("llvm.ceil")),
+    (rint, lambda x: x.intrinsic("llvm.rint")),
+):
+    elementwise(_function, _source)
+
+
+def _choose(floating: str, integer: str) -> Source:
+    return lambda a, b: a.intrinsic(floating if a.is_float else integer, b)
+
+
+elementwise(maximum, _choose("llvm.maximum", "llvm.smax"), integers=True)
+elementwise(minimum, _choose("llvm.minimum", "llvm.smin"), integers=True)
+
+# What is no elementwise function of one element type.
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """a where the condition holds, else b, without a branch; both are computed."""
+    return _where(condition, a, b)
+
+
+def accumulate(total: Any, term: Any) -> Any:
+    """total + term, a reduction's step: LLVM may keep a partial sum in each lane of a vector, and add those last.
+
+    The order is fixed when the kernel is compiled: it depends on no thread and on no value.
+    """
+    return total + term
+
+
+def float32(x: Any) -> Any:
+    """x as float32."""
+    with np.errstate(all="ignore"):
+        return np.float32(x)
+
+
+def float64(x: Any) -> Any:
+    """x as float64."""
+    return np.float64(x)
+
+
+def int64(x: Any) -> Any:
+    """x as int64, cut off towards zero; what does not fit becomes the nearest that does, NaN 0."""
+    cut = np.nan_to_num(np.trunc(x), nan=0.0, posinf=2.0**63, neginf=-(2.0**63)) if np.result_type(x).kind == "f" else x
+    return np.int64(min(max(int(cut), -(2**63)), 2**63 - 1))
+
+
+def uniform(seed: int, node: int, step: int, element: int, lane: int) -> Any:
+    """A uniform number in (0, 1) that depends on its arguments alone: see `chainrule.philox`; a float64."""
+    return np.float64(uniforms(int(seed), int(node), int(step), int(element), int(lane)))
+
+
+def _where_type(condition: types.Type, a: types.Type, b: types.Type) -> Any:
+    names = element_name(condition), element_name(a), element_name(b)
+    if names[0] != "bool" or None in names:
+        return None
+    element = "float64" if "float64" in names else "float32" if "float32" in names else str(names[1])
+    lanes = max(map(lanes_of, (condition, a, b)))
+    scalar = NUMBA[element]
+    wide = [Vector(scalar, lanes) if lanes_of(k) else scalar for k in (a, b)]
+    return (Vector(scalar, lanes) if lanes else scalar, condition, *wide)
+
+
+def _emit_where(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    lanes = lanes_of(sig.return_type)
+    values = [splat(builder, v, lanes) if lanes and not lanes_of(k) else v for k, v in zip(sig.args, args, strict=True)]
+    return builder.select(*values)
+
+
+def _accumulate_type(total: types.Type, term: types.Type) -> Any:
+    if not isinstance(total, types.Float) or not isinstance(term, (types.Float, types.Integer, types.Boolean)):
+        return None
+    return total, total, total
+
+
+def _emit_accumulate(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    return builder.fadd(*args, flags=("reassoc", "contract"))
+
+
+def _cast_to(element: str) -> Callable[..., Any]:
+    def typer(x: types.Type) -> Any:
+        if element_name(x) is None:
+            return None
+        lanes = lanes_of(x)
+        return (Vector(NUMBA[element], lanes) if lanes else NUMBA[element]), x
+
+    return typer
+
+
+def _emit_cast(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    source, target = element_name(sig.args[0]), element_name(sig.return_type)
+    value, lanes = args[0], lanes_of(sig.return_type)
+    if source == target and not isinstance(sig.args[0], types.Integer):
+        return value
+    if isinstance(sig.args[0], (types.Integer, types.Boolean)) and not lanes:
+        return context.cast(builder, value, sig.args[0], sig.return_type)
+    kind = ir.VectorType(LLVM[str(target)], lanes) if lanes else LLVM[str(target)]
+    if source == "bool":
+        return (builder.uitofp if target != "int64" else builder.zext)(value, kind)
+    if source == "int64":
+        return builder.sitofp(value, kind)
+    if target == "int64":
+        suffix = f"v{lanes}" if lanes else ""
+        name = f"llvm.fptosi.sat.{suffix}i64.{suffix}{'f32' if source == 'float32' else 'f64'}"
+        return builder.call(declare(builder.module, name, kind, [value.type]), [value])
+    return (builder.fptrunc if target == "float32" else builder.fpext)(value, kind)
+
+
+def _uniform(seed: Traced, node: Traced, step: Traced, element: Traced, lane: Traced) -> Traced:
+    """`philox.uniforms` in 64-bit words, whose low halves are multiplied: one instruction each."""
+
+    def word(number: int) -> Traced:
+        return seed.const(number - 2**64 if number >= 2**63 else number)
+
+    def shifted(x: Traced, by: int) -> Traced:
+        return x.like(x.builder.lshr(x.value, word(by).value))
+
+    z = seed + word(MIX[0])
+    z = (z ^ shifted(z, 30)) * word(MIX[1])
+    z = (z ^ shifted(z, 27)) * word(MIX[2])
+    z = z ^ shifted(z, 31) ^ node
+    c0, c1, c2, c3 = element & LOW, shifted(element, 32), step & LOW, shifted(step, 32)
+    k0, k1 = z & LOW, shifted(z, 32)
+    for _ in range(ROUNDS):
+        p0, p1 = c0 * word(MULTIPLIERS[0]), c2 * word(MULTIPLIERS[1])
+        c0, c1, c2, c3 = shifted(p1, 32) ^ c1 ^ k0, p1 & LOW, shifted(p0, 32) ^ c3 ^ k1, p0 & LOW
+        k0, k1 = (k0 + WEYL[0]) & LOW, (k1 + WEYL[1]) & LOW
+    drawn = _where(lane == 0, c0, _where(lane == 1, c1, _where(lane == 2, c2, c3)))
+    return (float_of(shifted(drawn, 9)) + 0.5) * 2.0**-23
+
+
+def _uniform_type(*kinds: types.Type) -> Any:
+    whole = len(kinds) == 5 and all(isinstance(kind, types.Integer) for kind in kinds)
+    return (types.float64, *[types.int64] * 5) if whole else None
+
+
+def _emit_uniform(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    return _uniform(*(Traced(builder, value, "int64") for value in args)).value
+
+
+lowered(where, _where_type, _emit_where)
+lowered(accumulate, _accumulate_type, _emit_accumulate)
+lowered(float32, _cast_to("float32"), _emit_cast)
+lowered(float64, _cast_to("float64"), _emit_cast)
+lowered(int64, _cast_to("int64"), _emit_cast)
+lowered(uniform, _uniform_type, _emit_uniform)
