@@ -45,7 +45,12 @@ def _backward(k: int, x: str, width: int, out: int) -> list[Formula]:
         (Access(x, (n, i)), Access(f"s{k}_bar", (n, o))), origin=origin(f"z{k}"),
     )  # fmt: skip
     b_bar = Formula(
-        f"h.{k}.linear.b_bar", (columns,), (ROWS,), slot(0), (Access(f"s{k}_bar", (n, o)),), origin=origin(f"s{k}")
+        f"h.{k}.linear.b_bar",
+        (columns,),
+        (ROWS,),
+        slot(0),
+        (Access(f"s{k}_bar", (n, o)),),
+        origin=origin(f"s{k}"),
     )
     x_bar = Formula(
         f"{x}_bar", (ROWS, inner), (columns,), slot(0) * slot(1),

@@ -83,5 +83,7 @@ def rows_text(rows: Sequence[Row]) -> str:
     table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rule = ["-" * width for width in widths]
-    lines = ("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in (table[0], rule, *table[1:]))
+    lines = (
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in (table[0], rule, *table[1:])
+    )
     return "".join(f"{line.rstrip()}\n" for line in lines)

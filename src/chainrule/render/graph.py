@@ -24,7 +24,7 @@ from chainrule.render.picture import Box, Kind, Picture, Wire, bearable
 
 Part = Literal["forward", "backward", "update"]
 
-DERIVED = frozenset({"seed", "vjp", "jvp", "accumulate"})
+DERIVED = frozenset({"seed", "zero", "vjp", "jvp", "other terms", "accumulate"})
 """The rules by which a formula comes into the backward pass; later passes keep or rename them further down."""
 
 TIP = 2000  # signs of a tooltip
@@ -57,7 +57,10 @@ def picture_of(graph: Graph, kernels: Mapping[str, str] | None = None) -> Pictur
     """Every tensor of `graph` as a box, every access as a wire. `kernels`: the frame to draw each formula in."""
     part, frames = parts(graph), kernels or {}
     beside = _besides(graph, part)
-    boxes = [*_given(graph), *(_computed(graph, node, part[node.out], beside.get(node.out)) for node in graph.nodes)]
+    boxes = [
+        *_given(graph),
+        *(_computed(graph, node, part[node.out], beside.get(node.out)) for node in graph.nodes),
+    ]
     boxes = [replace(box, cluster=frames.get(box.key, "")) for box in boxes]
     numbers = tuple(scalar.name for scalar in graph.scalars)
     wires = {

@@ -10,6 +10,7 @@ from chainrule.render.dot import attributes, digraph, quoted, subgraph
 from chainrule.render.picture import Box, Kind, Picture, Wire
 
 FONT = "Helvetica,Arial,sans-serif"
+MONO = "DejaVu Sans Mono,Menlo,Consolas,monospace"
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ def mirrored(picture: Picture) -> str:
         if wire.saved:
             body.append(_edge(names, wire, SAVED, True, constraint="false"))
         elif tail in ("cotangent", "update") and head in ("cotangent", "update"):
-            level = _anchor(boxes[wire.tail], boxes) == _anchor(boxes[wire.head], boxes)
-            body.append(_back(names, wire, LOOKS[tail].line, crowded, level, head == tail))
+            beside = _anchor(boxes[wire.tail], boxes) == _anchor(boxes[wire.head], boxes)
+            body.append(_back(names, wire, LOOKS[tail].line, crowded, beside, head == tail))
         else:
             body.append(_edge(names, wire, FLOW, crowded, **({"weight": COLUMN} if head == tail else {})))
     return _document(picture, body)
@@ -115,6 +116,9 @@ def _back(names: dict[str, str], wire: Wire, colour: str, crowded: bool, level: 
 def _node(name: str, box: Box) -> str:
     look = LOOKS[box.kind]
     left = "\n    " in box.label or box.kind == "kernel"
+    more: dict[str, str | float] = {"fontname": MONO, "fontsize": 10} if box.kind == "kernel" else {}
+    more |= {"penwidth": 2.6} if box.output else {}
+    more |= {"peripheries": 2} if box.members > 1 else {}
     return f"{name} " + attributes(
         label=quoted(box.label, "l" if left else "n"),
         tooltip=quoted(box.tip or box.label),
@@ -122,8 +126,7 @@ def _node(name: str, box: Box) -> str:
         style=look.style,
         fillcolor=look.fill,
         color=look.line,
-        **({"penwidth": 2.6} if box.output else {}),
-        **({"peripheries": 2} if box.members > 1 else {}),
+        **more,
     )
 
 
@@ -135,8 +138,18 @@ def _edge(names: dict[str, str], wire: Wire, colour: str, quiet: bool, **more: s
 
 
 def _frame(name: str, label: str, body: Iterable[str]) -> list[str]:
-    settings = {"style": "rounded", "color": "#b0bec5", "fontcolor": "#546e7a", "fontsize": 10, "labelloc": "t"}
-    return subgraph(name, body, label=quoted(label), labeljust="l", margin=10, **settings)
+    return subgraph(
+        name,
+        body,
+        label=quoted(label),
+        labeljust="l",
+        labelloc="t",
+        margin=10,
+        style="rounded",
+        color="#b0bec5",
+        fontcolor="#546e7a",
+        fontsize=10,
+    )
 
 
 def _document(picture: Picture, body: Iterable[str]) -> str:

@@ -95,9 +95,7 @@ def collapse(picture: Picture, depth: int) -> Picture:
     return replace(picture, boxes=tuple(boxes.values()), wires=_bundled(picture.wires, into))
 
 
-def _merged(
-    key: str, groups: dict[tuple[str, str], list[Box]], layer: str, into: dict[str, str]
-) -> Box:
+def _merged(key: str, groups: dict[tuple[str, str], list[Box]], layer: str, into: dict[str, str]) -> Box:
     kind = key.rpartition("/")[2]
     boxes = groups[layer, kind]
     formulas = [box for box in boxes if box.kind not in ("param", "state")]
@@ -136,7 +134,7 @@ def _bundled(wires: Sequence[Wire], into: dict[str, str]) -> tuple[Wire, ...]:
 
 
 def bearable(picture: Picture, depth: int | None = None) -> Picture:
-    """`picture` collapsed to `depth`; None: as it is up to `MOST` boxes, else as deep as `LEGIBLE` allows; 0: as it is."""
+    """`picture` collapsed to `depth`; 0: as it is; None: as it is up to `MOST` boxes, else down to `LEGIBLE` or so."""
     if depth == 0 or (depth is None and len(picture.boxes) <= MOST):
         return picture
     if depth is not None:

@@ -1,4 +1,4 @@
-"""Draws DOT with the Graphviz library inside pygraphviz's wheel: ``python -P wheel.py svg < picture.dot > picture.svg``.
+"""Draws DOT with the Graphviz library in pygraphviz's wheel: ``python -P wheel.py svg < a.dot > a.svg``.
 
 A program, not a module: it runs in a process of its own, so that a layout can be stopped, and imports nothing of ours.
 """
