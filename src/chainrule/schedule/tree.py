@@ -86,24 +86,20 @@ class Ground:
             # the first of equals wins, so its loops keep their order, around one running maximum
             axes = [i for i in item.free if i in task.axes]
             return axes or list(item.free[:1])
-        return [i for i in item.free if not self.hurts(task, i, item.free)]
+        # where every loop hurts, strides do the least harm
+        narrow = [i for i in item.free if not self.keeps_narrow_rows(task, i, item.free)]
+        return [i for i in narrow if not self.strides(task, i, item.free)] or narrow
 
-    def hurts(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
-        """Whether a loop over `index` around those over the rest of `free` makes slow code.
+    def keeps_narrow_rows(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
+        """Whether a reduction loop over `index` would keep an array of accumulators too short to be a vector."""
+        left = [i for i in free if i in task.axes]
+        return index in task.over and bool(left) and self.sizes.of(left[-1].extent) < LANES
 
-        It walks memory in strides, if it is what most accesses run over last; or a reduction keeps an array of
-        accumulators where a scalar, or a vector at least, would do.
-        """
-        rest = [i for i in free if i is not index]
-        if not rest:
+    def strides(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
+        """Whether a loop over `index` around those over the rest of `free` walks memory in strides."""
+        if len(free) == 1 or self.sizes.points(i.extent for i in free) < NEAR:
             return False
-        if index in task.over:
-            left = [i for i in rest if i in task.axes]
-            if left and self.sizes.of(left[-1].extent) < LANES:
-                return True
-        if self.sizes.points(i.extent for i in free) < NEAR:
-            return False
-        return last_in(task, index) > max(last_in(task, i) for i in rest)
+        return last_in(task, index) > max(last_in(task, i) for i in free if i is not index)
 
     def blocked(self, task: int, index: Index) -> bool:
         return self.block.get(task) == index.symbol
