@@ -334,6 +334,14 @@ def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
 
 
 @_compiled
+def _call(pool: int, threads: int) -> None:
+    """Send mail to the workers below `threads`. The locked addition orders the plain stores before it."""
+    for worker in range(1, threads):
+        mail = pool + MAIL + worker * MAIL_BYTES
+        _signal(mail, mail + MAIL_ASLEEP)
+
+
+@_compiled
 def _work(pool: int, thread: int) -> None:
     """The life of a worker: its part of each job, until it is told to stop."""
     mail = pool + MAIL + thread * MAIL_BYTES
@@ -349,9 +357,16 @@ def _work(pool: int, thread: int) -> None:
 
 @_compiled
 def _walk(control: int, thread: int) -> int:
-    """thread 0: do what `control` says; above: become a worker of the pool at `control`; below: pause so often."""
+    """thread 0: do what `control` says. Above: live as that worker of the pool at `control`.
+
+    Below: tell the -thread threads of that pool to stop or, without a pool, pause -thread times (to time it).
+    """
     if thread > 0:
         _work(control, thread)
+        return 0
+    if thread < 0 and control != 0:
+        _set_shared(control + STOP, 1)
+        _call(control, -thread)
         return 0
     if thread < 0:
         for _ in range(-thread):
@@ -367,9 +382,7 @@ def _walk(control: int, thread: int) -> int:
     _advance(control)
     _feed(control, _peek(control + FIRST))
     _poke(pool + JOB, control)
-    for other in range(1, threads):  # the locked addition orders the plain stores before it
-        mail = pool + MAIL + other * MAIL_BYTES
-        _signal(mail, mail + MAIL_ASLEEP)
+    _call(pool, threads)
     _walk_together(control, pool, 0, threads)
     return 0
 

@@ -152,7 +152,8 @@ class Cache:
 
     def find(self, name: str) -> Compiled | None:
         """The program stored under the key `name`, verified, or None. Damage: one warning, and None."""
-        found, damages = None, []
+        found: Compiled | None = None
+        damages: list[Damage] = []
         try:
             found = self._find_program(name, damages)
         except Damage as damage:

@@ -11,7 +11,6 @@ import functools
 import importlib
 import importlib.util
 import os
-import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -138,7 +137,7 @@ def _coretype() -> Iterator[None]:
 
 
 def _has_avx512() -> bool:
-    if sys.platform.startswith("linux"):
+    if Path("/proc/cpuinfo").exists():
         try:
             flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
         except (OSError, StopIteration):

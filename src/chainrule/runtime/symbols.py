@@ -9,16 +9,15 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-BOUND = frozenset(
-    """scipy_cblas_sgemm scipy_cblas_dgemm scipy_cblas_sgemv scipy_cblas_dgemv
-    memcpy memset memmove syscall sched_yield usleep Sleep SwitchToThread
+LISTED = """scipy_cblas_sgemm scipy_cblas_dgemm scipy_cblas_sgemv scipy_cblas_dgemv
+  memcpy memset memmove syscall sched_yield usleep Sleep SwitchToThread
     exp expf exp2 exp2f expm1 expm1f log logf log2 log2f log10 log10f log1p log1pf pow powf sqrt sqrtf cbrt cbrtf
     sin sinf cos cosf tan tanf asin asinf acos acosf atan atanf atan2 atan2f sincos sincosf
     sinh sinhf cosh coshf tanh tanhf asinh asinhf acosh acoshf atanh atanhf
     erf erff erfc erfcf tgamma tgammaf lgamma lgammaf fmod fmodf hypot hypotf fma fmaf
     floor floorf ceil ceilf round roundf rint rintf nearbyint nearbyintf trunc truncf ldexp ldexpf frexp frexpf
-    fabs fabsf fmax fmaxf fmin fminf copysign copysignf""".split()
-)
+    fabs fabsf fmax fmaxf fmin fminf copysign copysignf"""
+BOUND = frozenset(LISTED.split())
 """The undefined symbols that an object may have: BLAS, memory, libm, and how threads wait."""
 
 HARMLESS = frozenset(("", "_GLOBAL_OFFSET_TABLE_"))  # made by the linker itself
@@ -90,7 +89,7 @@ def _mach_o(data: bytes) -> list[tuple[str, bool]]:
         if command == 2:  # LC_SYMTAB
             table, count, strings, length = struct.unpack_from("<IIII", data, at + 8)
             for k in range(count):
-                name, kind, section = struct.unpack_from("<IBB", data, table + 16 * k)
+                name, kind = struct.unpack_from("<IB", data, table + 16 * k)
                 if kind & 1 and not kind & 0xE0:  # N_EXT, not for a debugger
                     text = _text(data, strings + name, strings + length)
                     found.append((text.removeprefix("_"), kind & 0x0E != 0))

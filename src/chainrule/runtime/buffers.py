@@ -1,0 +1,210 @@
+"""Sizes and places: the inputs' shapes bind the dims, and each temporary gets its bytes in one arena.
+
+A new batch size evaluates polynomials and packs intervals; nothing is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.errors import ChainruleError
+from chainrule.executable import Dim, Executable, Polynomial, derived_sizes, evaluate
+
+LINE = 64  # bytes: every buffer starts on a cache line, which is also the widest vector
+ELEMENTS = {name: np.dtype(name) for name in ("float32", "float64", "int64", "bool")}
+IN_ARENA = ("arena", "input")
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An executable's sizes, bound: of dims, and by buffer its shape, bytes and arena offset (None: elsewhere)."""
+
+    sizes: Mapping[str, int]
+    shapes: tuple[Shape, ...]
+    bytes: tuple[int, ...]
+    offsets: tuple[int | None, ...]
+    arena: int
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A block of the arena that is wanted: so many bytes from launch `first` to launch `last`, both included."""
+
+    bytes: int
+    first: int
+    last: int
+
+
+def bind(executable: Executable, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """The size of every dim, from the shapes of all inputs. Raises ChainruleError where they do not fit."""
+    declared = {item.name: executable.buffers[item.buffer].shape for item in executable.inputs}
+    free = {dim.name: dim for dim in executable.dims if dim.numerator is None}
+    sizes = {name: dim.minimum for name, dim in free.items() if dim.minimum == dim.maximum}
+    bound_by: dict[str, str] = {}
+    for name, axes in declared.items():
+        _check_rank(name, axes, shapes[name])
+        for extent, axis in zip(shapes[name], axes, strict=True):
+            symbol = _plain(axis)
+            if symbol in free and symbol not in sizes:
+                sizes[symbol], bound_by[symbol] = extent, name
+    for name, axes in declared.items():
+        for extent, axis in zip(shapes[name], axes, strict=True):
+            _solve(axis, extent, free, sizes)
+    for name, dim in free.items():
+        if name not in sizes:
+            raise ChainruleError(
+                f"the size of {name} follows from no input of {executable.name}"
+                f"\n  Way out: declare an input with an axis [{name}], or give {name} a fixed size"
+            )
+        _check_range(dim, sizes[name], bound_by.get(name))
+    sizes = derived_sizes(executable.dims, sizes)
+    for name, axes in declared.items():
+        expected = tuple(evaluate(axis, sizes) for axis in axes)
+        if expected != shapes[name]:
+            raise ChainruleError(_disagreement(name, axes, shapes, expected, sizes, bound_by))
+    return sizes
+
+
+def plan(executable: Executable, sizes: Mapping[str, int]) -> Plan:
+    """Shapes, bytes and arena offsets of all buffers for these sizes."""
+    shapes = tuple(tuple(evaluate(axis, sizes) for axis in buffer.shape) for buffer in executable.buffers)
+    counts = tuple(
+        int(np.prod(shape, dtype=np.int64)) * ELEMENTS[buffer.element].itemsize
+        for shape, buffer in zip(shapes, executable.buffers, strict=True)
+    )
+    end = max(len(executable.launches) - 1, 0)
+    results = {output.buffer for output in executable.outputs}
+    wanted = [
+        Interval(count, 0, end)
+        if buffer.space == "input"  # fed before the step, perhaps for several steps
+        else Interval(count, buffer.first, end if k in results else buffer.last)
+        for k, (buffer, count) in enumerate(zip(executable.buffers, counts, strict=True))
+        if buffer.space in IN_ARENA
+    ]
+    places, arena = pack(wanted)
+    place = iter(places)
+    offsets = tuple(next(place) if buffer.space in IN_ARENA else None for buffer in executable.buffers)
+    return Plan(dict(sizes), shapes, counts, offsets, arena)
+
+
+def pack(wanted: Sequence[Interval]) -> tuple[list[int], int]:
+    """Offsets for `wanted` in one block, on cache lines, and the block's bytes.
+
+    Greedy best fit: the largest first, each into the smallest gap between those that live at the same time.
+    """
+    offsets = [0] * len(wanted)
+    placed: list[tuple[int, int, Interval]] = []
+    top = 0
+    for k in sorted(range(len(wanted)), key=lambda k: (-wanted[k].bytes, wanted[k].first, k)):
+        item = wanted[k]
+        size = -(-item.bytes // LINE) * LINE
+        if size == 0:
+            continue
+        at, best, end = None, None, 0
+        for offset, other_end, other in placed:  # in order of their offsets
+            if other.last < item.first or item.last < other.first:
+                continue
+            gap = offset - end
+            if gap >= size and (best is None or gap < best):
+                at, best = end, gap
+            end = max(end, other_end)
+        offsets[k] = end if at is None else at
+        top = max(top, offsets[k] + size)
+        _insert(placed, (offsets[k], offsets[k] + size, item))
+    return offsets, top
+
+
+def aligned(count: int) -> NDArray[np.uint8]:
+    """`count` bytes, zero, that start on a cache line."""
+    block = np.zeros(count + LINE, np.uint8)
+    start = -address(block) % LINE
+    return block[start : start + count]
+
+
+def address(array: NDArray[np.generic]) -> int:
+    """Where the elements of `array` start in memory."""
+    return int(array.__array_interface__["data"][0])
+
+
+def polynomial_text(polynomial: Polynomial) -> str:
+    """``4*batch*width + 3``."""
+    terms = []
+    for coefficient, names in polynomial:
+        number = f"{coefficient:g}"
+        terms.append("*".join((number, *names) if coefficient != 1 or not names else names))
+    return " + ".join(terms) or "0"
+
+
+def shape_text(axes: Sequence[Polynomial]) -> str:
+    """``[batch, 64]``."""
+    return f"[{', '.join(polynomial_text(axis) for axis in axes)}]"
+
+
+def _insert(placed: list[tuple[int, int, Interval]], item: tuple[int, int, Interval]) -> None:
+    at = len(placed)
+    while at > 0 and placed[at - 1][0] > item[0]:
+        at -= 1
+    placed.insert(at, item)
+
+
+def _plain(axis: Polynomial) -> str | None:
+    """The dim that `axis` is, if it is one."""
+    return axis[0][1][0] if len(axis) == 1 and axis[0][0] == 1 and len(axis[0][1]) == 1 else None
+
+
+def _solve(axis: Polynomial, extent: int, free: Mapping[str, Dim], sizes: dict[str, int]) -> None:
+    """Bind the one unknown dim of ``c*dim + rest = extent``; what does not fit is found when extents are compared."""
+    unknown = [term for term in axis if not all(name in sizes for name in term[1])]
+    if len(unknown) == 1 and len(unknown[0][1]) == 1 and unknown[0][1][0] in free and unknown[0][0]:
+        coefficient, (name,) = unknown[0]
+        rest = tuple(term for term in axis if term is not unknown[0])
+        sizes[name] = int((extent - evaluate(rest, sizes)) // coefficient)
+
+
+def _check_rank(name: str, axes: Sequence[Polynomial], shape: Shape) -> None:
+    if len(axes) != len(shape):
+        raise ChainruleError(
+            f"input {name} has {len(shape)} axes, {len(axes)} are declared"
+            f"\n  given: shape {shape}\n  declared: {name}{shape_text(axes)}"
+            f"\n  Way out: pass {name} with the shape {shape_text(axes)}"
+        )
+
+
+def _check_range(dim: Dim, size: int, source: str | None) -> None:
+    if size < dim.minimum or (dim.maximum is not None and size > dim.maximum):
+        most = "" if dim.maximum is None else f" and <= {dim.maximum}"
+        raise ChainruleError(
+            f"{dim.name} is {size}, declared >= {dim.minimum}{most}"
+            + (f"\n  it follows from the shape of input {source}" if source else "")
+            + f"\n  Way out: pass fewer or more along {dim.name}, or change its declaration"
+        )
+
+
+def _disagreement(
+    name: str,
+    axes: Sequence[Polynomial],
+    shapes: Mapping[str, Shape],
+    expected: Shape,
+    sizes: Mapping[str, int],
+    bound_by: Mapping[str, str],
+) -> str:
+    """What is wrong with the shape of input `name`, and which input says otherwise."""
+    used = sorted({dim for axis in axes for _, names in axis for dim in names})
+    facts = [f"  given: {name} has shape {shapes[name]}", f"  declared: {name}{shape_text(axes)}, which is {expected}"]
+    for dim in used:
+        source = bound_by.get(dim)
+        other = f", from input {source} of shape {shapes[source]}" if source and source != name else ""
+        facts.append(f"  {dim} = {sizes[dim]}{other}")
+    return "\n".join(
+        (
+            f"input {name} has the wrong shape",
+            *facts,
+            f"  Way out: pass {name} with shape {expected}, or fit the others",
+        )
+    )

@@ -1,0 +1,323 @@
+"""One program bound to its store: arrays in, one call of the walker, results out.
+
+The first call with some shapes binds sizes and builds a tape. The next one with the same shapes and dtypes does a
+minimum of Python: a look at each input, a copy into an aligned buffer, the call, and a copy of each result.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chainrule.errors import ChainruleError, nearest
+from chainrule.executable import Check, Control, Copy, Executable, Input, evaluate
+from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, address, aligned, bind, plan, polynomial_text, shape_text
+from chainrule.runtime.load import load
+from chainrule.runtime.store import Store
+from chainrule.runtime.tape import Tape, Words, build
+from chainrule.runtime.threads import Team, Walk, Walker, team, thread_count
+from chainrule.runtime.values import Array, as_array, check_dtype
+
+BINDINGS = 16  # sizes that stay bound
+CHUNK = 0.1  # seconds of steps between two looks at Ctrl-C
+QUICK = 20_000.0  # nanoseconds of a step that may keep the GIL: giving it back costs more than it helps others
+
+Feed = tuple[str, Shape, Any, Array]  # an input's name, its shape and dtype at the last call, where it goes
+Result = tuple[str, Array, bool]  # an output's name, where it lies, whether it is a number
+
+
+@dataclass(eq=False)
+class Binding:
+    """A program for one set of sizes: its tape and its arrays in the arena."""
+
+    plan: Plan
+    tape: Tape
+    views: tuple[Array, ...]  # by buffer
+    control: Words  # one step, whose inputs lie in place
+    checks: Words
+    scratch: Array
+    walk: Walk
+    walk_long: Walk  # for many steps: other Python threads run meanwhile
+    at: int  # the address of `control`
+    results: tuple[Result, ...]
+
+
+class Runner:
+    """A program that runs: `executable` with its objects (by SHA-256), bound to `store`.
+
+    walker: the object file of the interpreter (`codegen.walker.compile_walker`). threads: at most so many, default
+    CHAINRULE_THREADS, else the cores that the process may use; no result depends on it.
+    """
+
+    def __init__(
+        self,
+        executable: Executable,
+        objects: Mapping[str, bytes],
+        store: Store,
+        walker: bytes,
+        threads: int | None = None,
+    ) -> None:
+        self.executable, self.store = executable, store
+        self.threads = thread_count(threads)
+        self._walker = Walker.load(walker)
+        self._functions = load(executable.kernels, objects)
+        store.admit(executable)
+        self._constants = {
+            k: _constant(executable, k) for k, b in enumerate(executable.buffers) if b.space == "constant"
+        }
+        self._stored = {item.buffer: store.array("param", item.name) for item in executable.params}
+        self._stored |= {item.buffer: store.array("state", item.name) for item in executable.states}
+        self._stored |= {item.buffer: store.array("scalar", item.name) for item in executable.scalars}
+        self._arena = aligned(0)
+        self._bindings: OrderedDict[tuple[Shape, ...], Binding] = OrderedDict()
+        self._names = tuple(item.name for item in executable.inputs)
+        self._feeds: tuple[Feed, ...] = ()
+        self._last: Binding | None = None
+
+    def run(
+        self, inputs: Mapping[str, Any], steps: int | None = None, outputs: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """One step of the program, or `steps` of them in one call; its outputs (or those named) as copies.
+
+        With `steps`, an input may have a leading axis of that length, one slice a step, and every output has it.
+        Numbers of rank 0 come as NumPy scalars. Raises ChainruleError before anything changes where an input does not
+        fit or an index is out of range.
+        """
+        if steps is None and outputs is None:
+            with self.store.lock:
+                binding = self._last
+                if binding is not None and len(inputs) == len(self._feeds):
+                    for name, shape, dtype, place in self._feeds:
+                        value = inputs.get(name)
+                        if type(value) is not np.ndarray or value.shape != shape or value.dtype is not dtype:
+                            break
+                        place[...] = value
+                    else:
+                        if binding.walk(binding.at, 0):
+                            raise self._out_of_range(binding, {name: place for name, _, _, place in self._feeds}, None)
+                        return {name: view[()] if plain else view.copy() for name, view, plain in binding.results}
+        arrays = self._arrays(inputs)
+        with self.store.lock:
+            if steps is None:
+                found = self._one(arrays)
+            else:
+                found = self._many(arrays, _positive(steps))
+        return found if outputs is None else self._chosen(found, outputs)
+
+    def warm(self, **shapes: Shape) -> None:
+        """Bind sizes for inputs of these shapes ahead of the first call."""
+        with self.store.lock:
+            self._bind({name: tuple(shapes[name]) for name in self._names})
+
+    def _arrays(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """All inputs as arrays whose dtypes can be cast. Names, then dtypes, are checked."""
+        missing = [name for name in self._names if name not in inputs]
+        unknown = [str(name) for name in inputs if name not in self._names]
+        if unknown:
+            raise ChainruleError(
+                f"{self.executable.name} has no input {unknown[0]!r}\n  {nearest(unknown[0], self._names)}"
+                f"\n  Way out: pass {', '.join(self._names) or 'nothing'}"
+            )
+        if missing:
+            raise ChainruleError(
+                f"input {missing[0]} is missing\n  given: {', '.join(inputs) or 'nothing'}"
+                f"\n  Way out: pass {', '.join(self._names)}"
+            )
+        arrays = {}
+        for item in self.executable.inputs:
+            array = as_array(item.name, inputs[item.name])
+            check_dtype(item.name, array, self.executable.buffers[item.buffer].element)
+            arrays[item.name] = array
+        return arrays
+
+    def _one(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+        self._last = None
+        binding = self._bind({name: array.shape for name, array in arrays.items()})
+        places = {item.name: binding.views[item.buffer] for item in self.executable.inputs}
+        for name, array in arrays.items():
+            places[name][...] = array
+        if binding.walk(binding.at, 0):
+            raise self._out_of_range(binding, places, None)
+        self._feeds = tuple((name, array.shape, _trusted(array), places[name]) for name, array in arrays.items())
+        self._last = binding
+        return {name: view[()] if plain else view.copy() for name, view, plain in binding.results}
+
+    def _many(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Any]:
+        """`steps` steps; inputs with one more axis move on along it."""
+        moving = {name for name, array in arrays.items() if self._moves(name, array, steps)}
+        binding = self._bind({name: a.shape[1:] if name in moving else a.shape for name, a in arrays.items()})
+        views = {item.name: binding.views[item.buffer] for item in self.executable.inputs}
+        sources = {name: np.ascontiguousarray(array, dtype=views[name].dtype) for name, array in arrays.items()}
+        feeds, results = _words(len(sources), Copy.WORDS), _words(len(binding.results), Copy.WORDS)
+        for row, (name, source) in zip(feeds, sources.items(), strict=True):
+            size = views[name].nbytes
+            row[: Copy.STRIDE + 1] = (address(views[name]), address(source), size, size if name in moving else 0)
+        kept = {name: np.empty((steps, *view.shape), view.dtype) for name, view, _ in binding.results}
+        for row, (name, view, _) in zip(results, binding.results, strict=True):
+            row[: Copy.STRIDE + 1] = (address(kept[name]), address(view), view.nbytes, view.nbytes)
+        control, checks = binding.control.copy(), self._checks(binding.plan, sources)
+        control[Control.FEEDS], control[Control.FEED_COUNT] = address(feeds), len(feeds)
+        control[Control.RESULTS], control[Control.RESULT_COUNT] = address(results), len(results)
+        control[Control.CHECKS], control[Control.CHECK_COUNT] = address(checks), len(checks)
+        done, chunk = 0, 1
+        while done < steps:
+            chunk = min(chunk, steps - done)
+            control[Control.FIRST], control[Control.STEPS] = done, chunk
+            start = time.perf_counter()
+            if binding.walk_long(address(control), 0):
+                raise self._out_of_range(binding, sources, steps, control)
+            control[Control.CHECK_COUNT] = 0  # all steps' indices were looked at
+            done += chunk
+            chunk = _next_chunk(chunk, time.perf_counter() - start)
+        return kept
+
+    def _moves(self, name: str, array: Array, steps: int) -> bool:
+        """Whether this input has a slice for each step."""
+        item = next(item for item in self.executable.inputs if item.name == name)
+        axes = self.executable.buffers[item.buffer].shape
+        if array.ndim != len(axes) + 1:
+            return False
+        if array.shape[0] != steps:
+            raise ChainruleError(
+                f"input {name} has {array.shape[0]} slices for {steps} steps\n  given: shape {array.shape}"
+                f"\n  declared: {name}{shape_text(axes)}\n  Way out: one slice a step, or no leading axis"
+            )
+        return True
+
+    def _bind(self, shapes: Mapping[str, Shape]) -> Binding:
+        """The binding for inputs of these shapes: found again, or made."""
+        known = tuple(shapes[name] for name in self._names)
+        binding = self._bindings.get(known)
+        if binding is not None:
+            self._bindings.move_to_end(known)
+            return binding
+        binding = self._new_binding(plan(self.executable, bind(self.executable, shapes)))
+        self._bindings[known] = binding
+        if len(self._bindings) > BINDINGS:
+            self._bindings.popitem(last=False)
+        return binding
+
+    def _new_binding(self, bound: Plan) -> Binding:
+        if bound.arena > len(self._arena):  # bindings share one arena; older ones keep a smaller one alive
+            self._arena = aligned(bound.arena)
+        views = tuple(self._view(k, bound) for k in range(len(self.executable.buffers)))
+        tape = build(self.executable, bound, [address(view) for view in views], self._functions, self.threads)
+        scratch = aligned(max(tape.scratch, 1) * tape.threads)
+        places = {item.name: views[item.buffer] for item in self.executable.inputs}
+        checks = self._checks(bound, places)
+        control = _words(1, Control.WORDS)[0]
+        control[Control.TAPE], control[Control.ENTRIES] = address(tape.entries), len(tape.entries)
+        control[Control.THREADS], control[Control.STEPS] = tape.threads, 1
+        control[Control.SCRATCH], control[Control.SCRATCH_STRIDE] = address(scratch), tape.scratch
+        control[Control.CHECKS], control[Control.CHECK_COUNT] = address(checks), len(checks)
+        control[Control.CLOCK], control[Control.ADVANCE] = address(self.store.clock), int(self.executable.training)
+        results = tuple(
+            (item.name, views[item.buffer], views[item.buffer].ndim == 0) for item in self.executable.outputs
+        )
+        walk_long = self._walker.release if tape.threads == 1 else _together(self._walker, tape.threads)
+        walk = self._walker.hold if tape.threads == 1 and tape.cost < QUICK else walk_long
+        return Binding(bound, tape, views, control, checks, scratch, walk, walk_long, address(control), results)
+
+    def _view(self, k: int, bound: Plan) -> Array:
+        """Buffer k as an array over its memory."""
+        buffer, offset = self.executable.buffers[k], bound.offsets[k]
+        if offset is not None:
+            block = self._arena[offset : offset + bound.bytes[k]]
+            return block.view(ELEMENTS[buffer.element]).reshape(bound.shapes[k])
+        if buffer.space == "clock":
+            return self.store.clock
+        return self._constants[k] if k in self._constants else self._stored[k]
+
+    def _checks(self, bound: Plan, arrays: Mapping[str, Array]) -> Words:
+        """A record for each input whose values are used as an index."""
+        checked = self._checked()
+        rows = _words(len(checked), Check.WORDS)
+        for row, item in zip(rows, checked, strict=True):
+            array = arrays[item.name]
+            row[: Check.BOUND + 1] = (address(array), array.size, evaluate(item.bound or (), bound.sizes))
+        return rows
+
+    def _checked(self) -> tuple[Input, ...]:
+        return tuple(item for item in self.executable.inputs if item.bound is not None)
+
+    def _out_of_range(
+        self, binding: Binding, arrays: Mapping[str, Array], steps: int | None, control: Words | None = None
+    ) -> ChainruleError:
+        """The error for the check that the walker says failed. Nothing has changed."""
+        control = binding.control if control is None else control
+        item = self._checked()[int(control[Control.BAD_CHECK])]
+        array, position = arrays[item.name], int(control[Control.BAD_POSITION])
+        place = tuple(int(k) for k in np.unravel_index(position, array.shape))
+        bound = evaluate(item.bound or (), binding.plan.sizes)
+        text = polynomial_text(item.bound or ())
+        limit = str(bound) if text == str(bound) else f"{text} = {bound}"
+        return ChainruleError(
+            f"input {item.name} holds an index that is out of range"
+            f"\n  {item.name}{list(place)} is {int(array.flat[position])}, and 0 <= {item.name} < {limit} is declared"
+            "\n  no step was done; parameters and states are as before"
+            + (f" (of {steps} steps)" if steps else "")
+            + f"\n  Way out: correct {item.name}, or declare a larger range"
+        )
+
+    def _chosen(self, found: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+        for name in outputs:
+            if name not in found:
+                raise ChainruleError(
+                    f"{self.executable.name} has no output {name!r}\n  {nearest(name, found)}"
+                    f"\n  Way out: ask for {', '.join(found)}"
+                )
+        return {name: found[name] for name in outputs}
+
+
+def _together(walker: Walker, threads: int) -> Callable[[int, int], int]:
+    """A walk that has this process's team help; the team is looked up anew, for a fork leaves it behind."""
+    pool_word = 8 * Control.POOL
+
+    def walk(control: int, thread: int) -> int:
+        helpers: Team = team(walker, threads)
+        with helpers.lock:
+            _poke(control + pool_word, helpers.address)
+            return walker.release(control, thread)
+
+    return walk
+
+
+def _poke(at: int, value: int) -> None:
+    """Store an int64 in a control block."""
+    ctypes.c_int64.from_address(at).value = value
+
+
+def _words(rows: int, words: int) -> Words:
+    return aligned(8 * rows * words).view(np.int64).reshape(rows, words)
+
+
+def _constant(executable: Executable, k: int) -> Array:
+    """The aligned array of a constant buffer."""
+    buffer = executable.buffers[k]
+    data = buffer.data or b""
+    block = aligned(len(data))
+    block[:] = np.frombuffer(data, np.uint8)
+    shape = tuple(evaluate(axis, {}) for axis in buffer.shape)
+    return block.view(ELEMENTS[buffer.element]).reshape(shape)
+
+
+def _trusted(array: Array) -> Any:
+    """The dtype that the next call need not check: all but uint64, whose safety depends on the values."""
+    return None if array.dtype.kind == "u" and array.dtype.itemsize == 8 else array.dtype
+
+
+def _positive(steps: int) -> int:
+    if steps < 1:
+        raise ChainruleError(f"{steps} steps were asked for\n  Way out: steps=1 or more, or leave it out")
+    return int(steps)
+
+
+def _next_chunk(chunk: int, seconds: float) -> int:
+    """How many steps come next, for a chunk to take CHUNK seconds at the pace of the last one; at most 8 times more."""
+    return max(1, min(8 * chunk, int(chunk * CHUNK / max(seconds, 1e-9))))
