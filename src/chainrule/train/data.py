@@ -115,9 +115,9 @@ def read_npz(path: Path) -> Data:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as problem:
+    except (ValueError, OSError, zipfile.BadZipFile) as failure:
         way_out = "write it with numpy.savez(path, x=…, label=…), of numbers only"
-        raise complaint(f"{path} cannot be read as an .npz of plain arrays: {problem}", way_out) from None
+        raise complaint(f"{path} cannot be read as an .npz of plain arrays: {failure}", way_out) from None
     test = {name.removeprefix(HELD_OUT): a for name, a in arrays.items() if name.startswith(HELD_OUT)}
     train = {name: a for name, a in arrays.items() if not name.startswith(HELD_OUT)}
     check_samples(path, train)
@@ -219,11 +219,11 @@ def stratified(label: Array, held: int, seed: int) -> tuple[Array, Array]:
     return rng.permutation(np.concatenate(train)), rng.permutation(np.concatenate(test))
 
 
-def proportional(counts: Array, total: int, rng: np.random.RandomState) -> Array:
+def proportional(counts: Array, total: int, rng: np.random.RandomState) -> NDArray[np.int64]:
     """`total` shared out in proportion to `counts`: whole parts first, then by the largest remainders, ties drawn."""
     exact = counts / counts.sum() * total
-    shares = np.floor(exact)
-    missing = int(total - shares.sum())
+    shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
+    missing = total - int(shares.sum())
     remainders = exact - shares
     for remainder in np.unique(remainders)[::-1]:
         if missing == 0:
@@ -232,7 +232,7 @@ def proportional(counts: Array, total: int, rng: np.random.RandomState) -> Array
         chosen = rng.choice(tied, size=min(len(tied), missing), replace=False)
         shares[chosen] += 1
         missing -= len(chosen)
-    return shares.astype(np.int64)
+    return shares
 
 
 def complaint(problem: str, way_out: str) -> ChainruleError:

@@ -1,0 +1,11 @@
+"""Training around a compiled step: data by name, recipes, the loop, checkpoints, the curve's picture.
+
+Nothing here imports the compiler, and nothing heavier than NumPy.
+"""
+
+from chainrule.train.checkpoint import Checkpoint, Epoch, Record
+from chainrule.train.data import Data
+from chainrule.train.loop import Progress, Step, evaluate, train
+from chainrule.train.recipe import Recipe
+
+__all__ = ["Checkpoint", "Data", "Epoch", "Progress", "Recipe", "Record", "Step", "evaluate", "train"]

@@ -1,0 +1,179 @@
+"""The training loop: epochs over shuffled batches, the rate on its schedule, the test samples judged after each.
+
+The loop knows a compiled model by the few things of `Step` alone.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.errors import ChainruleError
+from chainrule.train.checkpoint import Checkpoint, Epoch, Record
+from chainrule.train.data import Arrays, Data, batches, samples, shuffled
+from chainrule.train.recipe import Recipe, factor
+
+Array = NDArray[Any]
+
+
+class Step(Protocol):
+    """A compiled training step.
+
+    A call with a batch does forward, backward and update, and returns the loss before it. `params`, `states`:
+    reading copies, assigning writes; the states are the model's and the optimizer's. `scalars`: run-time numbers,
+    such as the rate. `steps`: how many steps have been done, which optimizers and draws count by.
+    """
+
+    steps: int
+
+    @property
+    def params(self) -> MutableMapping[str, Array]: ...
+
+    @property
+    def states(self) -> MutableMapping[str, Array]: ...
+
+    @property
+    def scalars(self) -> MutableMapping[str, float]: ...
+
+    def __call__(self, **batch: Array) -> Any: ...
+
+
+class Predict(Protocol):
+    """The model in eval mode under the step's parameters: the named outputs of a batch."""
+
+    def __call__(self, *, outputs: Sequence[str], **batch: Array) -> Mapping[str, Array]: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is: `step` of `steps` are done, in `epoch` (from 1) of `epochs`; the latest loss, the curve."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    curve: tuple[Epoch, ...]
+
+
+Watch = Callable[[Progress], None]
+
+PATIENCE = 0.1
+"""Seconds between two reports within an epoch."""
+
+
+def ignore(progress: Progress) -> None:
+    """Nobody watches."""
+
+
+def train(
+    step: Step,
+    predict: Predict,
+    data: Data,
+    recipe: Recipe,
+    curve: tuple[Epoch, ...] = (),
+    after_epoch: Callable[[tuple[Epoch, ...]], None] = lambda curve: None,
+    watch: Watch = ignore,
+) -> tuple[Epoch, ...]:
+    """Train until `recipe.epochs` epochs are done, and return the curve.
+
+    curve: of the epochs done before; a resumed run goes on as if it had never stopped, for the order of the samples
+    and the rate depend on the epoch alone. after_epoch: for checkpoints. watch: told of progress about ten times a
+    second. Raises ChainruleError if the loss is no longer finite.
+    """
+    per_epoch = -(-samples(data.train) // recipe.batch)
+    steps = per_epoch * recipe.epochs
+    base = step.scalars.get("rate") if recipe.rate is None else recipe.rate
+    told = time.monotonic()
+    for epoch in range(len(curve), recipe.epochs):
+        losses = []
+        order = shuffled(data.train, recipe.seed, epoch)
+        for k, batch in enumerate(batches(data.train, recipe.batch, order)):
+            done = epoch * per_epoch + k
+            if base is not None:
+                step.scalars["rate"] = base * factor(recipe.schedule, done, steps)
+            losses.append((float(step(**batch)), samples(batch)))
+            if time.monotonic() - told > PATIENCE:
+                told = time.monotonic()
+                watch(Progress(epoch + 1, recipe.epochs, done + 1, steps, losses[-1][0], curve))
+        curve = (*curve, judge(predict, data, recipe, epoch + 1, weighted(losses)))
+        after_epoch(curve)
+        watch(Progress(epoch + 1, recipe.epochs, (epoch + 1) * per_epoch, steps, losses[-1][0], curve))
+    return curve
+
+
+def judge(predict: Predict, data: Data, recipe: Recipe, epoch: int, train_loss: float) -> Epoch:
+    """The curve's next point."""
+    if not math.isfinite(train_loss):
+        way_out = "a lower rate, a warmup in the schedule, or data scaled to about 1"
+        raise ChainruleError(f"the loss became {train_loss} in epoch {epoch}\n  Way out: {way_out}")
+    metric = recipe.metric or "loss"
+    values = evaluate(predict, data.test, ("loss", metric)) if samples(data.test) else {}
+    return Epoch(epoch, train_loss, values.get("loss"), values.get(metric))
+
+
+def verdict(recipe: Recipe, curve: Sequence[Epoch]) -> dict[str, Any]:
+    """What a run came to, as every recipe reports it: metric, value, goal, reached, and the last losses."""
+    last = curve[-1] if curve else Epoch(0, math.nan)
+    metric = recipe.metric or "loss"
+    return {
+        "epochs": last.epoch,
+        "train_loss": last.train_loss,
+        "test_loss": last.test_loss,
+        f"test_{metric}": last.value,
+        "metric": metric,
+        "value": last.value,
+        "goal": recipe.goal,
+        "reached": recipe.reached(math.nan if last.value is None else last.value),
+    }
+
+
+def evaluate(predict: Predict, arrays: Arrays, outputs: Sequence[str], batch: int = 1024) -> dict[str, float]:
+    """The mean of each of `outputs`, all of rank 0, over the samples: batches count by their samples."""
+    names = tuple(dict.fromkeys(outputs))
+    sums = dict.fromkeys(names, 0.0)
+    for part in batches(arrays, batch):
+        found = predict(outputs=names, **part)
+        for name in names:
+            value = np.asarray(found[name])
+            if value.ndim:
+                problem = f"the metric '{name}' has the shape {list(value.shape)}, and a metric is one number"
+                raise ChainruleError(f"{problem}\n  Way out: output a mean of it, as in: output {name} = mean(…)")
+            sums[name] += float(value) * samples(part)
+    return {name: total / samples(arrays) for name, total in sums.items()}
+
+
+def weighted(values: Sequence[tuple[float, int]]) -> float:
+    """The mean of values, each with its weight."""
+    return sum(value * weight for value, weight in values) / sum(weight for _, weight in values)
+
+
+def checkpoint_of(step: Step, record: Record, curve: tuple[Epoch, ...]) -> Checkpoint:
+    """The run of `record` as it stands, its tensors copied."""
+    now = msgspec.structs.replace(record, steps=step.steps, curve=curve)
+    return Checkpoint(now, dict(step.params), dict(step.states))
+
+
+def restore(step: Step, checkpoint: Checkpoint) -> None:
+    """Put `checkpoint` into `step`. ChainruleError if its tensors are not the step's, which then stays as it was."""
+    pairs = (
+        ("parameters", step.params, checkpoint.parameters),
+        ("states", step.states, checkpoint.states),
+    )
+    for kind, mine, theirs in pairs:
+        if mine.keys() != theirs.keys():
+            missing, foreign = sorted(mine.keys() - theirs.keys()), sorted(theirs.keys() - mine.keys())
+            facts = f"missing: {', '.join(missing) or 'none'}\n  unknown: {', '.join(foreign) or 'none'}"
+            way_out = "give the model, its arguments and the optimizer that the run was made with"
+            raise ChainruleError(f"the checkpoint's {kind} are not this model's\n  {facts}\n  Way out: {way_out}")
+    for _, mine, theirs in pairs:
+        for name, array in theirs.items():
+            mine[name] = array
+    step.steps = checkpoint.record.steps

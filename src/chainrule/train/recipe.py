@@ -1,0 +1,154 @@
+"""Recipes: how a model is trained, as TOML beside its text (graphs/mlp.toml), read strictly.
+
+    data = "digits"
+    optimizer = "adamw"
+    rate = 0.01
+    epochs = 30
+
+A key that no recipe has and a value of the wrong type are errors with their line: a misspelt setting that is silently
+left out costs a training run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from chainrule.errors import SourceError, Span, nearest
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Schedule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the rate moves, as a factor of `rate`: up from 0 over `warmup` of all steps, then down to `end`."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: Fraction = 0.0
+    end: Fraction = 0.0
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that decides a training run, beside the model and the machine.
+
+    settings: numbers of the optimizer other than its rate. set: arguments of the model. metric: an output of the
+    model on the test samples; None: its accuracy if it has one, else its loss. The goal is reached at `goal` or on the
+    `better` side of it, which for the loss is below.
+    """
+
+    data: str | None = None
+    label: str = "label"
+    optimizer: str = "adam"
+    rate: Annotated[float, msgspec.Meta(ge=0)] | None = None  # None: the optimizer's own
+    settings: dict[str, float] = {}
+    schedule: Schedule = Schedule()
+    set: dict[str, bool | int | float] = {}
+    batch: Positive = 32
+    epochs: Annotated[int, msgspec.Meta(ge=0)] = 20
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    metric: str | None = None
+    goal: float | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    def reached(self, value: float) -> bool | None:
+        """Whether `value` of the metric reaches the goal; None where there is none, and False for NaN."""
+        if self.goal is None:
+            return None
+        better = self.better or ("lower" if self.metric == "loss" else "higher")
+        return value >= self.goal if better == "higher" else value <= self.goal
+
+
+def settled(recipe: Recipe, outputs: Collection[str]) -> Recipe:
+    """`recipe` with the metric that it leaves open chosen from a model's outputs."""
+    if recipe.metric is not None:
+        return recipe
+    return msgspec.structs.replace(recipe, metric="accuracy" if "accuracy" in outputs else "loss")
+
+
+def beside(model: Path) -> Recipe:
+    """The recipe in the file of the model's name that ends in .toml; the plain one if there is no such file."""
+    path = model.with_suffix(".toml")
+    return read(path) if path.is_file() else Recipe()
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in the file at `path`. Raises SourceError."""
+    return parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def parse(text: str, file: str = "recipe.toml") -> Recipe:
+    """The recipe that `text` describes; `file` is for the errors. Raises SourceError."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise SourceError(broken(text, file, str(problem)), f"no TOML: {problem}", way_out=EXAMPLE) from None
+    check_keys(table, Recipe, text, file)
+    if isinstance(table.get("schedule"), dict):
+        check_keys(table["schedule"], Schedule, text, file)
+    try:
+        return msgspec.convert(table, Recipe)
+    except msgspec.ValidationError as problem:
+        what, _, place = str(problem).partition(" - at `$.")
+        key = re.findall(r"\w+", place)[-1]
+        expected = what.replace("`", "").replace(", got ", ", found ")
+        problem_text = f"{key}: {expected[:1].lower()}{expected[1:]}"
+        raise SourceError(span_of(text, file, key), problem_text, way_out=CHOICES.get(key, EXAMPLE)) from None
+
+
+EXAMPLE = 'write keys as in: rate = 0.01, epochs = 30, data = "digits", goal = 0.97'
+CHOICES = {
+    "kind": "choose one of 'constant', 'linear', 'cosine'",
+    "better": "choose 'higher' or 'lower'",
+}
+
+
+def check_keys(table: dict[str, Any], kind: type[msgspec.Struct], text: str, file: str) -> None:
+    """Every key is one of the struct's fields."""
+    known = [field.name for field in msgspec.structs.fields(kind)]
+    for key in table:
+        if key not in known:
+            problem = f"a {kind.__name__.lower()} has no key '{key}'"
+            raise SourceError(span_of(text, file, key), problem, way_out=nearest(key, known))
+
+
+def span_of(text: str, file: str, key: str) -> Span:
+    """Where `key` is written: as a key, else as a table's name, else the file's first line."""
+    for pattern in (rf"^\s*[\"']?({re.escape(key)})[\"']?\s*=", rf"^\s*\[({re.escape(key)})\]", rf"({re.escape(key)})"):
+        for k, line in enumerate(text.splitlines(), 1):
+            if found := re.search(pattern, line):
+                return Span(file, k, found.start(1) + 1, len(key), line)
+    return Span(file, 1)
+
+
+def broken(text: str, file: str, problem: str) -> Span:
+    """Where tomllib stopped."""
+    found = re.search(r"at line (\d+), column (\d+)", problem)
+    lines = text.splitlines() or [""]
+    line, column = (int(found[1]), int(found[2])) if found else (len(lines), 1)
+    line = min(line, len(lines))
+    return Span(file, line, column, 1, lines[line - 1])
+
+
+def factor(schedule: Schedule, step: int, steps: int) -> float:
+    """What the rate is multiplied by in `step` (from 0) of `steps`.
+
+    With w = warmup · steps and t = (step − w) / (steps − w):
+    step < w: (step + 1) / w;  linear: 1 − (1 − end) t;  cosine: end + (1 − end) (1 + cos πt) / 2.
+    """
+    warm = schedule.warmup * steps
+    if step < warm:
+        return min(1.0, (step + 1) / warm)
+    t = (step - warm) / max(steps - warm, 1)
+    match schedule.kind:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1 - (1 - schedule.end) * t
+        case "cosine":
+            return schedule.end + (1 - schedule.end) * (1 + math.cos(math.pi * t)) / 2
