@@ -25,7 +25,7 @@ from chainrule.ir.program import Buffer, Kernel, Loop, Range
 Element = Literal["float32", "float64"]
 
 STEP = "step"  # the scalar that the runtime counts
-CLOCK = "clock"
+CLOCK = "_clock"  # no user's name starts with an underscore
 DEEPEST = 16  # loops: CPython refuses 20 nested blocks
 
 

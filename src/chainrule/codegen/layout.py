@@ -18,6 +18,7 @@ from chainrule.codegen.kernel import CLOCK, STEP, Element, KernelSource, element
 from chainrule.codegen.objects import ITEM
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, floor, quotient
+from chainrule.ir.graph import Init
 from chainrule.ir.program import Buffer, Kernel, Program
 
 STORED = ("input", "param", "state", "scalar", "clock", "constant", "arena")
@@ -108,9 +109,7 @@ def executable_of(
         inputs=tuple(
             ex.Input(n, places[n], sizes.polynomial(bounds[n]) if n in bounds else None) for n in named["input"]
         ),
-        params=tuple(
-            ex.Param(n, places[n], ex.Init(inits[n].law, inits[n].numbers, inits[n].each)) for n in named["param"]
-        ),
+        params=tuple(ex.Param(n, places[n], _init(inits[n])) for n in named["param"]),
         states=tuple(ex.State(n, places[n], values.get(n, 0.0)) for n in named["state"]),
         scalars=tuple(ex.Scalar(n, places[n], values.get(n, 0.0)) for n in named["scalar"]),
         outputs=tuple(ex.Output(name, places[buffer]) for name, buffer in program.outputs),
@@ -120,6 +119,14 @@ def executable_of(
         launches=launches,
         clock=places.get(CLOCK),
     )
+
+
+def _init(init: Init) -> ex.Init:
+    match init.law:
+        case "uniform" | "normal" | "constant" | "orthogonal" as law:
+            return ex.Init(law, init.numbers, init.each)
+        case _:
+            raise ChainruleError(f"{init.law} is no law that a parameter starts by")
 
 
 def _add_dim(name: str, minimum: int, maximum: int | None, definition: sp.Expr | None, sizes: Sizes) -> None:
@@ -182,18 +189,12 @@ def _buffer(
     buffer: Buffer, life: tuple[int, int], values: Mapping[str, float], element: Element, sizes: Sizes
 ) -> ex.Buffer:
     kind = element_of(buffer.dtype, element)
-    if buffer.space not in STORED:
-        raise ChainruleError(f"{buffer.name} is {buffer.space}, which has no storage")
     shape = tuple(sizes.polynomial(e) for e in buffer.shape)
-    found = ex.Buffer(buffer.name, kind, shape, buffer.space, *life)
-    if buffer.space != "constant":
-        return found
-    if not all(e.is_Integer for e in buffer.shape):
-        raise ChainruleError(f"the constant {buffer.name} has no size until inputs are known")
-    filled = np.full([int(e) for e in buffer.shape], values.get(buffer.name, 0.0), kind)
-    return replace_data(found, filled.tobytes())
-
-
-def replace_data(buffer: ex.Buffer, data: bytes) -> ex.Buffer:
-    """A constant's buffer with its contents."""
-    return ex.Buffer(buffer.name, buffer.element, buffer.shape, buffer.space, buffer.first, buffer.last, data)
+    if buffer.space == "random" or buffer.space == "scratch":
+        raise ChainruleError(f"{buffer.name} is {buffer.space}, which has no storage between kernels")
+    data = None
+    if buffer.space == "constant":
+        if not all(e.is_Integer for e in buffer.shape):
+            raise ChainruleError(f"the constant {buffer.name} has no size until inputs are known")
+        data = np.full([int(e) for e in buffer.shape], values.get(buffer.name, 0.0), kind).tobytes()
+    return ex.Buffer(buffer.name, kind, shape, buffer.space, *life, data)

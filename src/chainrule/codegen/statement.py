@@ -45,6 +45,9 @@ def write_statement(statement: Statement, w: Writer) -> None:
         slots[symbol] = Symbol(name, kind, moves)
         w.line(f"{name} = {printed.text}")
     _store(statement, steps.value, slots, comment, w)
+    for symbol, _ in steps.named:
+        if slots[symbol].kind == "real":  # Numba wants a name to keep its type
+            w.names.release(slots[symbol].text)
     w.depth -= len(heads)
     w.written.add(statement.target.tensor)
     if statement.reduce is not None:
@@ -107,7 +110,7 @@ def _draw(buffer: Buffer, access: Access, slots: Mapping[sp.Symbol, Symbol], w: 
     for index, extent in zip(access.indices, buffer.shape, strict=True):
         flat = flat * extent + index
     clock, key = w.clock(), key_of(buffer.key or buffer.name)
-    draw = f"{w.call('uniform')}({clock}[0], {key}, {clock}[1], {w.integer(flat, slots)})"
+    draw = f"{w.call('uniform')}({clock}[0], {key}, {clock}[1], {w.integer(flat, slots)}, 0)"
     return f"{w.call(w.element)}({draw})"
 
 
@@ -174,7 +177,8 @@ def _reduced(statement: Statement, target: str, new: str, w: Writer) -> str:
             return f"{target} = {w.call('maximum')}({target}, {new})"
         case Reduce.MIN:
             return f"{target} = {w.call('minimum')}({target}, {new})"
-    raise ChainruleError(f"{statement.reduce} is no reduction to one float")
+        case _:
+            raise ChainruleError(f"{statement.reduce} is no reduction to one float")
 
 
 def _reduced_integer(reduce: Reduce, target: str, new: str, w: Writer) -> str:
