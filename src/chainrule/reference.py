@@ -17,8 +17,9 @@ from chainrule.errors import ChainruleError
 from chainrule.ir.expression import TRAINING, dim_symbol, is_slot, slot
 from chainrule.ir.formula import Access, DType, Extent, Formula, Reduce
 from chainrule.ir.graph import Graph
-from chainrule.ir.primitive import Primitive
+from chainrule.ir.primitive import Primitive, hash_of
 from chainrule.ir.value import value
+from chainrule.philox import uniforms
 
 Array = np.ndarray[Any, Any]
 Sizes = Mapping[str, int]
@@ -111,7 +112,9 @@ def evaluate_primitive(
     """A draw: what `values` say, else element k, in the order of rows, of the stream (seed, the node's key, step)."""
     if node.out in values:
         return np.asarray(values[node.out], dtype)
-    raise ChainruleError(f"{node.out} has no value")
+    shape = shape_of(node.shape, sizes)
+    drawn = uniforms(seed, hash_of(node.key), step, np.arange(math.prod(shape)))
+    return drawn.reshape(shape).astype(dtype)
 
 
 def evaluate_formula(

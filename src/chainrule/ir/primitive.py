@@ -6,6 +6,7 @@ counter. Other laws are formulas over it (``library/random.graph``). No gradient
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,3 +31,8 @@ class Primitive:
     @property
     def tensors(self) -> tuple[str, ...]:
         return self.reads
+
+
+def hash_of(key: str) -> int:
+    """The 64 bits by which a draw's counter is keyed (`philox.uniforms` takes them for its node)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little")
