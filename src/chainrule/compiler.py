@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from msgspec import structs
+
 from chainrule import codegen, lang
 from chainrule.derive import backward
 from chainrule.errors import ChainruleError, SourceError, nearest
 from chainrule.executable import Executable
+from chainrule.ir import cost
+from chainrule.ir.expression import expression_text
 from chainrule.ir.formula import Formula
 from chainrule.ir.graph import Graph, Node
 from chainrule.ir.program import Program
@@ -102,9 +106,7 @@ def derive(source: Source, options: Options) -> Compiled:
     else:
         graph = replace(graph, outputs=(*graph.outputs, *dict.fromkeys(derivation.gradients[name] for name in of)))
     validate(graph)
-    return Compiled(
-        written, graph, run(graph, _improve(options), watch), derivation.gradients, tuple(trace)
-    )
+    return Compiled(written, graph, run(graph, _improve(options), watch), derivation.gradients, tuple(trace))
 
 
 def _improve(options: Options) -> tuple[Pass, ...]:
@@ -146,5 +148,19 @@ def program(compiled: Compiled, options: Options) -> Program:
 
 def compile_source(source: Source, options: Options) -> tuple[Executable, dict[str, bytes]]:
     """The executable of `source`, and its object files by the SHA-256 of their bytes."""
-    executable, objects, _ = codegen.emit(program(derive(source, options), options), element=options.dtype)
-    return executable, objects
+    compiled = derive(source, options)
+    executable, objects, _ = codegen.emit(program(compiled, options), element=options.dtype)
+    gradients = {} if options.mode != "gradient" else dict(compiled.gradients)
+    return structs.replace(executable, gradients=gradients, summary=summary(compiled, executable)), objects
+
+
+def summary(compiled: Compiled, executable: Executable) -> dict[str, str]:
+    """Figures for people. FLOPs: operations of all formulas; bytes: if each formula were a kernel of its own."""
+    return {
+        "formulas": str(sum(isinstance(node, Formula) for node in compiled.graph.nodes)),
+        "launches": str(len(executable.launches)),
+        "kernels": str(len(executable.kernels)),
+        "parameters": str(cost.parameters(compiled.graph)),
+        "flops": expression_text(cost.total_flops(compiled.graph), {}),
+        "bytes": expression_text(cost.total_traffic(compiled.graph), {}),
+    }

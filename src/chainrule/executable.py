@@ -160,6 +160,7 @@ class Executable(msgspec.Struct, frozen=True):
     kernels: tuple[Kernel, ...]
     launches: tuple[Launch, ...]
     clock: int | None = None  # the buffer of (seed, step), if a kernel reads it
+    gradients: dict[str, str] = {}  # of a program that returns them: what each tensor's gradient is called
     summary: dict[str, str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
 
 

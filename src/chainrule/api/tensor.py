@@ -277,9 +277,7 @@ def _literal(value: object) -> str:
         case Dim():
             return value.name
         case _:
-            raise ChainruleError(
-                f"{value!r} is neither a tensor nor a number\n  Way out: make it an input or a param"
-            )
+            raise ChainruleError(f"{value!r} is neither a tensor nor a number\n  Way out: make it an input or a param")
 
 
 def _decimal(value: float) -> str:

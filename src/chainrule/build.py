@@ -1,0 +1,130 @@
+"""The one door from the run side to the compiler: what is asked comes from the cache, else from the compiler.
+
+A key is made from texts, without parsing them: every text that the model depends on, its arguments, the options, the
+target and the versions. The imports inside these functions are the door: a process whose programs are all in the
+cache passes it never, and imports neither sympy nor numba.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache as once
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+from msgspec import json
+
+import chainrule
+from chainrule.executable import FORMAT, TAPE_FORMAT, WALKER_SYMBOL
+from chainrule.options import Options
+from chainrule.runtime.cache import Cache, Compiled, digest, key
+from chainrule.source import Source, texts
+
+WALKER = "walker"
+
+
+@once
+def cache() -> Cache:
+    """The cache of this process."""
+    from chainrule.codegen.target import host
+
+    return Cache(cpu=host().cpu)
+
+
+def executable(source: Source, options: Options) -> Compiled:
+    """The program that `options` ask of `source`, with its objects. Raises SourceError where the text is wrong."""
+    name = key([*_versions(), *_asked(source, options)])
+    found = cache().find(name)
+    if found is not None:
+        return found
+    from chainrule.compiler import compile_source
+
+    made = Compiled(*compile_source(source, options))
+    cache().keep(name, made.executable, made.objects)
+    return made
+
+
+@once
+def walker() -> bytes:
+    """The object file of the interpreter of tapes, compiled once for all programs."""
+    name = key([*_versions(), WALKER])
+    found = cache().find_kernel(name)
+    if found is not None:
+        return found[1]
+    from chainrule.codegen.walker import compile_walker
+
+    data = compile_walker()
+    cache().keep_kernel(name, WALKER_SYMBOL, data)
+    return data
+
+
+def summary(source: Source, options: Options) -> Mapping[str, str]:
+    """Formulas, kernels, parameters, FLOPs and bytes as polynomials in the dims."""
+    return executable(source, options).executable.summary
+
+
+def sources(source: Source, options: Options) -> dict[str, str]:
+    """The generated kernels, as files of Python."""
+    from chainrule import views
+
+    return views.sources(source, options)
+
+
+def picture(source: Source, options: Options, kind: str, format: str = "svg") -> bytes:
+    """A picture: ``forward``, ``backward``, ``both`` or ``program``; format svg, pdf, png or dot."""
+    from chainrule import views
+
+    return views.picture(source, options, kind, format)
+
+
+def tables(source: Source, options: Options) -> dict[str, Any]:
+    """The node table and the edge list of the derived graph."""
+    from chainrule import views
+
+    return views.tables(source, options)
+
+
+def explain(source: Source, options: Options) -> str:
+    """How each formula was derived, step by step, as Markdown."""
+    from chainrule import views
+
+    return views.explain(source, options)
+
+
+def check(source: Source, options: Options, **settings: Any) -> Any:
+    """Gradients against finite differences, in float64."""
+    from chainrule import views
+
+    return views.check(source, options, **settings)
+
+
+def _asked(source: Source, options: Options) -> list[bytes | str]:
+    asked: list[bytes | str] = [f"{name}\0{text}" for name, text in texts(source).items()]
+    places = [(place.file, place.line) for place in source.places]  # they are in the kernels' comments and errors
+    return [*asked, source.model or "", json.encode([source.arguments, places]), json.encode(options)]
+
+
+@once
+def _versions() -> tuple[str, ...]:
+    """What the code of a kernel depends on besides its model. Of numba, the file: importing it takes half a second."""
+    from chainrule.codegen.target import host
+
+    spec = find_spec("numba")
+    numba = Path(spec.origin).parent / "_version.py" if spec and spec.origin else Path()
+    compiler = digest(repr(_stamps(Path(__file__).parent)).encode())
+    generator = digest(numba.read_bytes()) if numba.is_file() else ""
+    return (f"{FORMAT} {TAPE_FORMAT}", chainrule.__version__, compiler, llvmlite.__version__, generator, str(host()))
+
+
+def _stamps(folder: Path) -> list[tuple[str, int, int]]:
+    """Size and time of each source file of ours: an edited compiler compiles anew."""
+    found = []
+    for place, _, names in sorted(os.walk(folder)):
+        for name in sorted(names):
+            if name.endswith((".py", ".lark")):
+                about = os.stat(os.path.join(place, name))
+                found.append((os.path.relpath(os.path.join(place, name), folder), about.st_size, about.st_mtime_ns))
+    return found
