@@ -129,7 +129,7 @@ def statement(s: Statement, memory: dict[str, np.ndarray], names: dict[sp.Basic,
     if s.reduce is Reduce.ARGMAX:
         greatest = Access(s.companion, s.target.indices)
         old = read(greatest, memory, names)
-        if x > old or math.isnan(x) and not math.isnan(old):
+        if x > old or (math.isnan(x) and not math.isnan(old)):
             write(greatest, x, memory, names)
             write(s.target, value(s.place, names), memory, names)
         return

@@ -1,4 +1,4 @@
-"""The law of the scheduler: a graph's program computes what the graph says, at every size and in any order of blocks."""
+"""The law of the scheduler: a graph's program computes what the graph says, at every size, blocks in any order."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
 from chainrule.schedule.cost import Sizes, cost_of
 from chainrule.schedule.emit import body_of
-from chainrule.schedule.kernels import Draft, Plan, Planner, planner_of
-from chainrule.schedule.task import Work, work_of
+from chainrule.schedule.kernels import Draft, Plan, planner_of
 from chainrule.schedule.tree import Ground, Item, build
+from chainrule.schedule.work import Work, work_of
 
 CLOCK = "_clock"
 """The buffer of (seed, step), which draws are keyed by."""
@@ -26,8 +26,9 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
 
     sizes: of dims, what to schedule for; the program is right for every other size as well.
     """
-    work = work_of(graph)
-    planner = planner_of(work.tasks, work.tensors, Sizes(graph, sizes))
+    typical = Sizes(graph, sizes)
+    work = work_of(graph, typical)
+    planner = planner_of(work.tasks, work.tensors, typical)
     plan = planner.finished()
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
     needed = needed_of(plan, work)
@@ -41,7 +42,7 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
         if draft.blocks is not None and draft.index is not None:
             blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
             dims.append(Dim(draft.blocks.name, definition=blocks))
-        kernels.append(kernel_of(draft, size, plan, planner.sizes, needed[at], stored, taken))
+        kernels.append(kernel_of(draft, size, plan, typical, needed[at], stored, taken))
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
     return Program(
         name=graph.name,

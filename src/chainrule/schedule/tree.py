@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from chainrule.ir.formula import Index, Reduce
-from chainrule.schedule.links import Links
 from chainrule.schedule.cost import Sizes
+from chainrule.schedule.links import Links
 from chainrule.schedule.product import Contraction
 from chainrule.schedule.task import Task
 
@@ -102,7 +102,7 @@ class Ground:
         return last_in(task, index) > max(last_in(task, i) for i in free if i is not index)
 
     def blocked(self, task: int, index: Index) -> bool:
-        return self.block.get(task) == index.symbol
+        return task in self.block and bool(self.block[task] == index.symbol)
 
 
 def build(items: Sequence[Item], ground: Ground, count: list[int] | None = None) -> tuple[Branch | Twig, ...]:

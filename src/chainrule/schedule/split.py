@@ -1,0 +1,115 @@
+"""Sums that hide a product: what stands still in the sum goes out of it, what is no plain read is computed before.
+
+    y[n, o] = sum[i] g[n] * relu(x[n, i]) * W[i, o]
+        ->  y_left[n, i] = relu(x[n, i]);  y_sum[n, o] = sum[i] y_left[n, i] * W[i, o];  y[n, o] = g[n] * y_sum[n, o]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from chainrule.ir.expression import is_slot, slot, slot_number
+from chainrule.ir.formula import Access, DType, Formula, Index, Reduce
+from chainrule.ir.graph import Tensor
+from chainrule.schedule.cost import Sizes
+from chainrule.schedule.product import NARROW
+from chainrule.schedule.task import fresh
+
+Indices = frozenset[sp.Symbol]
+
+
+def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes) -> list[Formula]:
+    """`f`, or the formulas that compute it around a plain product; the tensors that these add go into `tensors`."""
+    if f.reduce is not Reduce.SUM or not f.over or f.where or f.dtype is not DType.FLOAT:
+        return [f]
+    over = frozenset(r.symbol for r in f.over)
+    factors = [(factor, _moves_with(factor, f)) for factor in sp.Mul.make_args(f.body)]
+    outer = [factor for factor, moves in factors if not moves & over]
+    inner = [(factor, moves) for factor, moves in factors if moves & over]
+    sides = _sides([moves for _, moves in inner])
+    if sides is None or not _is_large(f, sides, sizes):
+        return [f]
+    groups: list[list[sp.Expr]] = [[], []]
+    for factor, moves in inner:
+        groups[0 if moves <= sides[0] else 1].append(factor)
+    plain = [len(g) == 1 and is_slot(g[0]) for g in groups]
+    scale_only = all(not factor.free_symbols & _own(f) and not _slots(factor) for factor in outer)
+    if all(plain) and scale_only:
+        return [f]
+    if not all(p or _is_small(f, side, sizes) for p, side in zip(plain, sides, strict=True)):
+        return [f]
+    made: list[Formula] = []
+    reads = list(f.reads)
+    operands = []
+    for name, group, side, simple in zip(("left", "right"), groups, sides, plain, strict=True):
+        if simple:
+            operands.append(group[0])
+            continue
+        read = _computed(f"{f.out}_{name}", group, side, f, tensors, made)
+        operands.append(slot(len(reads)))
+        reads.append(read)
+    if scale_only:
+        return [*made, _formula(f, f.out, f.over, sp.Mul(*outer, *operands), reads, tensors)]
+    total = _formula(f, fresh(f"{f.out}_sum", tensors), f.over, sp.Mul(*operands), reads, tensors)
+    sum_read = Access(total.out, tuple(a.symbol for a in f.axes))
+    rest = _formula(f, f.out, (), sp.Mul(*outer, slot(len(reads))), [*reads, sum_read], tensors)
+    return [*made, total, rest]
+
+
+def _own(f: Formula) -> set[sp.Symbol]:
+    return {index.symbol for index in f.indices}
+
+
+def _slots(e: sp.Basic) -> list[sp.Symbol]:
+    return [s for s in e.free_symbols if is_slot(s)]
+
+
+def _moves_with(e: sp.Basic, f: Formula) -> Indices:
+    """The indices of `f` that `e` depends on, through its reads."""
+    own = _own(f)
+    found, front = set(e.free_symbols & own), _slots(e)
+    while front:
+        for index in f.reads[slot_number(front.pop())].indices:
+            found |= index.free_symbols & own
+            front += _slots(index)
+    return frozenset(found)
+
+
+def _sides(moves: Sequence[Indices]) -> tuple[Indices, Indices] | None:
+    """The two greatest sets of indices, if every factor moves with one of them alone."""
+    greatest = [m for m in dict.fromkeys(moves) if not any(m < other for other in moves)]
+    return (greatest[0], greatest[1]) if len(greatest) == 2 else None
+
+
+def _is_large(f: Formula, sides: tuple[Indices, Indices], sizes: Sizes) -> bool:
+    """A product by its indices, and one that is worth a tile."""
+    axes, over = ({i.symbol for i in part} for part in (f.axes, f.over))
+    left, right = sides
+    matrix = bool(axes & (left - right)) and bool(axes & (right - left)) and over <= (left & right)
+    return matrix and axes <= (left | right) and sizes.points(i.extent for i in f.indices) >= NARROW
+
+
+def _is_small(f: Formula, side: Indices, sizes: Sizes) -> bool:
+    """An operand to be computed must not be larger than a part of the product's work."""
+    points = sizes.points(i.extent for i in f.indices if i.symbol in side)
+    return 8 * points <= sizes.points(i.extent for i in f.indices)
+
+
+def _computed(
+    name: str, group: Sequence[sp.Expr], side: Indices, f: Formula, tensors: dict[str, Tensor], made: list[Formula]
+) -> Access:
+    axes = tuple(i for i in f.indices if i.symbol in side)
+    operand = Formula(fresh(name, tensors), axes, (), sp.Mul(*group), f.reads, origin=f.origin)
+    tensors[operand.out] = Tensor(operand.out, operand.shape)
+    made.append(operand)
+    return Access(operand.out, tuple(i.symbol for i in axes))
+
+
+def _formula(
+    f: Formula, out: str, over: tuple[Index, ...], body: sp.Expr, reads: Sequence[Access], tensors: dict[str, Tensor]
+) -> Formula:
+    made = Formula(out, f.axes, over, body, tuple(reads), origin=f.origin)
+    tensors.setdefault(out, Tensor(out, made.shape))
+    return made
