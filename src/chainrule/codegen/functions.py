@@ -394,7 +394,6 @@ for _function, _source in (
     (power, lambda x, y: _library("pow", x, y)),
     (atan2, lambda y, x: _library("atan2", y, x)),
     (sqrt, lambda x: x.intrinsic("llvm.sqrt")),
-    (absolute, lambda x: x.intrinsic("llvm.fabs")),
     (floor, lambda x: x.intrinsic("llvm.floor")),
     (ceil, lambda x: x.intrinsic("llvm.ceil")),
     (rint, lambda x: x.intrinsic("llvm.rint")),
@@ -406,6 +405,7 @@ def _choose(floating: str, integer: str) -> Source:
     return lambda a, b: a.intrinsic(floating if a.is_float else integer, b)
 
 
+elementwise(absolute, lambda x: x.intrinsic("llvm.fabs") if x.is_float else _where(x < 0, -x, x), integers=True)
 elementwise(maximum, _choose("llvm.maximum", "llvm.smax"), integers=True)
 elementwise(minimum, _choose("llvm.minimum", "llvm.smin"), integers=True)
 
@@ -442,7 +442,7 @@ def int64(x: Any) -> Any:
     return np.int64(min(max(int(cut), -(2**63)), 2**63 - 1))
 
 
-def uniform(seed: int, node: int, step: int, element: int, lane: int) -> Any:
+def uniform(seed: int, node: int, step: int, element: int, lane: int = 0) -> Any:
     """A uniform number in (0, 1) that depends on its arguments alone: see `chainrule.philox`; a float64."""
     return np.float64(uniforms(int(seed), int(node), int(step), int(element), int(lane)))
 
@@ -527,12 +527,13 @@ def _uniform(seed: Traced, node: Traced, step: Traced, element: Traced, lane: Tr
 
 
 def _uniform_type(*kinds: types.Type) -> Any:
-    whole = len(kinds) == 5 and all(isinstance(kind, types.Integer) for kind in kinds)
-    return (types.float64, *[types.int64] * 5) if whole else None
+    whole = len(kinds) in (4, 5) and all(isinstance(kind, types.Integer) for kind in kinds)
+    return (types.float64, *[types.int64] * len(kinds)) if whole else None
 
 
 def _emit_uniform(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
-    return _uniform(*(Traced(builder, value, "int64") for value in args)).value
+    values = [Traced(builder, value, "int64") for value in args]
+    return _uniform(*values, *([] if len(values) == 5 else [values[0].const(0)])).value
 
 
 lowered(where, _where_type, _emit_where)

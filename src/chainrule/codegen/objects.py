@@ -19,7 +19,6 @@ or `afn`: NaN, infinities and signed zeros keep their meaning. Division follows 
 from __future__ import annotations
 
 import ast
-import builtins
 import hashlib
 import struct
 import sys
@@ -57,7 +56,11 @@ BOUND = LIBM | {"memcpy", "memset", "memmove", "scipy_cblas_sgemm", "scipy_cblas
 NAMES: dict[str, Any] = {
     **{name: getattr(functions, name) for name in functions.__all__},
     **{name: getattr(vector, name) for name in vector.__all__},
-    "__builtins__": {name: getattr(builtins, name) for name in ("range", "min", "max", "abs")},
+    # Numba's own min, max and abs are compiled functions; ours are an instruction or two
+    "min": functions.minimum,
+    "max": functions.maximum,
+    "abs": functions.absolute,
+    "__builtins__": {"range": range},
 }
 """All that generated source can name."""
 

@@ -36,6 +36,8 @@ from chainrule.codegen.view import View, element_pointer, flat_position
 __all__ = [
     "add_tile",
     "broadcast",
+    "element",
+    "gemm",
     "greatest",
     "load",
     "load_part",
@@ -81,6 +83,11 @@ def store_part(view: Numbers, index: Place, vector: Numbers, count: int) -> None
     """The first `count` lanes of `vector` into the elements from `view[index]` on."""
     at, count = flat_position(view, index), min(max(count, 0), len(vector))
     view.reshape(-1)[at : at + count] = vector[:count]
+
+
+def element(view: Numbers, at: int) -> Any:
+    """The element at a flat position."""
+    return view.reshape(-1)[at]
 
 
 def stream(view: Numbers, index: Place, vector: Numbers) -> None:
@@ -147,6 +154,42 @@ def transpose(source: Numbers, at: int, step: int, target: Numbers, place: int, 
     flat, into = source.reshape(-1), target.reshape(-1)
     for r in range(size):
         into[place + r : place + r + size * stride : stride] = flat[at + r * step : at + r * step + size]
+
+
+def gemm(
+    left_turned: int,
+    right_turned: int,
+    rows: int,
+    columns: int,
+    inner: int,
+    scale: float,
+    left: Numbers,
+    left_at: int,
+    left_step: int,
+    right: Numbers,
+    right_at: int,
+    right_step: int,
+    keep: float,
+    target: Numbers,
+    target_at: int,
+    target_step: int,
+) -> None:
+    """OpenBLAS's ``target = keep target + scale left right``, row-major; `turned` is 1 for a transposed operand.
+
+    Each matrix starts at a flat position of its view, its rows (as stored) `step` elements apart.
+    """
+
+    def matrix(view: Numbers, at: int, step: int, shape: tuple[int, int]) -> Numbers:
+        flat, size = view.reshape(-1)[at:], view.itemsize
+        return np.lib.stride_tricks.as_strided(flat, shape, (step * size, size))
+
+    if rows <= 0 or columns <= 0:
+        return
+    into = matrix(target, target_at, target_step, (rows, columns))
+    a = matrix(left, left_at, left_step, (inner, rows) if left_turned else (rows, inner))
+    b = matrix(right, right_at, right_step, (columns, inner) if right_turned else (inner, columns))
+    found = (a.T if left_turned else a) @ (b.T if right_turned else b)
+    into[...] = scale * found + (keep * into if keep else 0)
 
 
 # Types
@@ -359,7 +402,7 @@ def _emit_rank1(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir
     for v in range(kind.vectors):
         pointer = builder.gep(first, [ir.Constant(I64, v * kind.lanes)], inbounds=True)
         pointer = builder.bitcast(pointer, vector.as_pointer())
-        mask = _mask(builder, args[6], kind.lanes, v * kind.lanes) if len(args) == 7 and v == kind.vectors - 1 else None
+        mask = _mask(builder, args[6], kind.lanes, v * kind.lanes) if len(args) == 7 else None
         columns.append(Traced(builder, read(builder, pointer, vector, mask), element, kind.lanes))
     left = builder.gep(_data(context, builder, sig.args[1], args[1]), [args[2]], inbounds=True)
     for r in range(kind.rows):
@@ -443,3 +486,49 @@ def _emit_transpose(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequenc
 
 
 lowered(transpose, _transpose_type, _emit_transpose)
+
+lowered(
+    element,
+    lambda view, at: (view.element, view, types.int64) if isinstance(view, View) and _is_place(at) else None,
+    lambda context, builder, sig, args: context.unpack_value(
+        builder, sig.return_type, builder.gep(_data(context, builder, sig.args[0], args[0]), [args[1]], inbounds=True)
+    ),
+)
+
+# Code: OpenBLAS
+
+ROW_MAJOR, AS_IS = 101, 111  # cblas.h; one more is transposed
+
+
+def _gemm_type(*kinds: types.Type) -> Any:
+    i, views = types.int64, [kinds[k] for k in (6, 9, 13)] if len(kinds) == 16 else []
+    if not views or not all(isinstance(view, View) for view in views):
+        return None
+    e = views[0].element
+    return types.none, i, i, i, i, i, e, views[0], i, i, views[1], i, i, e, views[2], i, i
+
+
+def _emit_gemm(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    element = str(sig.args[6].element)
+    scalar, pointer = LLVM[element], LLVM[element].as_pointer()
+    kind = [I32, I32, I32, I32, I32, I32, scalar, pointer, I32, pointer, I32, scalar, pointer, I32]
+    name = "scipy_cblas_sgemm" if element == "float32" else "scipy_cblas_dgemm"
+    known = declare(builder.module, name, ir.VoidType(), kind)
+
+    def way(turned: ir.Value) -> ir.Value:
+        return builder.add(builder.trunc(turned, I32), ir.Constant(I32, AS_IS))
+
+    def start(k: int) -> ir.Value:
+        return builder.gep(_data(context, builder, sig.args[k], args[k]), [args[k + 1]], inbounds=True)
+
+    def step(k: int) -> ir.Value:  # a matrix without columns still needs a step of 1
+        one = ir.Constant(I64, 1)
+        return builder.trunc(builder.select(builder.icmp_signed("<", args[k], one), one, args[k]), I32)
+
+    sizes = [builder.trunc(args[k], I32) for k in (2, 3, 4)]
+    operands = [args[5], start(6), step(8), start(9), step(11), args[12], start(13), step(15)]
+    builder.call(known, [ir.Constant(I32, ROW_MAJOR), way(args[0]), way(args[1]), *sizes, *operands])
+    return context.get_dummy_value()
+
+
+lowered(gemm, _gemm_type, _emit_gemm)
