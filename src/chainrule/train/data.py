@@ -147,10 +147,13 @@ def read_csv(path: Path, label: str) -> Data:
     Labels that are all whole numbers stay so, other numbers are a target, and words become the numbers of their
     sorted list.
     """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader, [])]
-        rows = [(reader.line_num, row) for row in reader if row]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            header = [name.strip() for name in next(reader, [])]
+            rows = [(reader.line_num, row) for row in reader if row]
+    except (csv.Error, UnicodeDecodeError) as failure:
+        raise complaint(f"{path} cannot be read as CSV: {failure}", "save it as UTF-8, with commas") from None
     if label not in header:
         problem = f"{path} has no column '{label}'; {nearest(label, header)}"
         raise complaint(problem, "name the label's column with --label, in a file whose first line has the names")

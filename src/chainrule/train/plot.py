@@ -13,8 +13,8 @@ from html import escape
 from chainrule.train.checkpoint import Epoch
 from chainrule.train.recipe import Recipe
 
-WIDTH, LEFT, RIGHT = 720, 64, 96
-PANEL, GAP, TOP, BOTTOM = 210, 46, 56, 44
+WIDTH, LEFT, RIGHT = 720, 56, 112
+PANEL, GAP, TOP, BOTTOM = 210, 46, 68, 44
 INK, SOFT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 TRAIN, TEST, GOAL = "#9aa5b8", "#2563eb", "#059669"
 
@@ -57,7 +57,7 @@ def curve_svg(title: str, curve: Sequence[Epoch], recipe: Recipe) -> str:
         panels.append(Panel(str(recipe.metric), (line,), TOP + PANEL + GAP, goal=recipe.goal))
     height = TOP + len(panels) * PANEL + (len(panels) - 1) * GAP + BOTTOM
     epochs = max(recipe.epochs, len(curve), 2)
-    inside = [text(LEFT, 26, title, INK, 15, weight=600)]
+    inside = [text(LEFT, 30, title, INK, 15, weight=600)]
     for panel in panels:
         inside += draw(panel, epochs, last=panel is panels[-1])
     body = "\n".join(inside)
@@ -102,14 +102,14 @@ def draw(panel: Panel, epochs: int, last: bool) -> Iterator[str]:
 def names(panel: Panel, x: Callable[[float], float], y: Callable[[float], float]) -> Iterator[str]:
     """The lines' names and last values beside their ends, and the goal's, pushed apart where they would overlap."""
     ends = [
-        (y(line.points[-1][1]), x(line.points[-1][0]), f"{line.name} {label(line.points[-1][1])}", line.colour)
+        (y(line.points[-1][1]), x(line.points[-1][0]), f"{line.name} {label(line.points[-1][1], 3)}", line.colour)
         for line in panel.lines
         if line.points and math.isfinite(line.points[-1][1])
     ]
     for height, end, _, colour in ends:
         yield f'<circle cx="{end:.1f}" cy="{height:.1f}" r="3.5" fill="{colour}"/>'
     if panel.goal is not None and math.isfinite(panel.goal) and (panel.goal > 0 or not panel.logarithmic):
-        ends.append((y(panel.goal), WIDTH - RIGHT, f"goal {label(panel.goal)}", GOAL))
+        ends.append((y(panel.goal), WIDTH - RIGHT, f"goal {label(panel.goal, 3)}", GOAL))
     above = -math.inf
     for height, end, name, colour in sorted(ends):
         above = max(height, above + 15)
@@ -149,9 +149,9 @@ def steps_between(low: float, high: float, count: int, whole: bool = False) -> l
     return [low, *(t for t in found if t - low > 0.6 * step)] if whole else found
 
 
-def label(value: float) -> str:
-    """A number as one reads it: four digits, no exponent where there need not be one."""
-    return f"{value:.4g}" if value == 0 or 1e-4 <= abs(value) < 1e5 else f"{value:.1e}"
+def label(value: float, digits: int = 4) -> str:
+    """A number as one reads it: so many digits, no exponent where there need not be one."""
+    return f"{value:.{digits}g}" if value == 0 or 1e-4 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
 def text(x: float, y: float, words: str, colour: str, size: int, anchor: str = "start", weight: int = 400) -> str:

@@ -79,14 +79,14 @@ def beside(model: Path) -> Recipe:
 
 def read(path: Path) -> Recipe:
     """The recipe in the file at `path`. Raises SourceError."""
-    return parse(path.read_text(encoding="utf-8"), str(path))
+    return parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
 
 
 def parse(text: str, file: str = "recipe.toml") -> Recipe:
     """The recipe that `text` describes; `file` is for the errors. Raises SourceError."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
+    except (tomllib.TOMLDecodeError, RecursionError) as problem:
         raise SourceError(broken(text, file, str(problem)), f"no TOML: {problem}", way_out=EXAMPLE) from None
     check_keys(table, Recipe, text, file)
     if isinstance(table.get("schedule"), dict):
