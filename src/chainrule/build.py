@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import cache as once
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import llvmlite
 from msgspec import json
@@ -73,7 +73,7 @@ def sources(source: Source, options: Options) -> dict[str, str]:
     return views.sources(source, options)
 
 
-def picture(source: Source, options: Options, kind: str, format: str = "svg") -> bytes:
+def picture(source: Source, options: Options, kind: str, format: Literal["svg", "pdf", "png", "dot"] = "svg") -> bytes:
     """A picture: ``forward``, ``backward``, ``both`` or ``program``; format svg, pdf, png or dot."""
     from chainrule import views
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from chainrule import codegen, lang
-from chainrule.derive import backward
+from chainrule.derive import backward, expand_gradients
 from chainrule.errors import ChainruleError, SourceError, nearest
 from chainrule.executable import Executable
 from chainrule.ir import cost
@@ -43,7 +43,7 @@ def ignore(step: Pass, before: Graph, after: Graph) -> None:
 
 
 # what must come before derivation: a stable form's gradient is stable, and a max derives as a gather
-PREPARE: tuple[Pass, ...] = (drop_dead, stabilize, expand_reductions)
+PREPARE: tuple[Pass, ...] = (drop_dead, stabilize, expand_reductions, expand_gradients)
 
 IMPROVE: tuple[Pass, ...] = (eliminate, simplify, output_form, cse, inline, contract, cse, drop_dead)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from chainrule import codegen, render
 from chainrule.compiler import derive, program
@@ -12,7 +12,7 @@ from chainrule.options import Options
 from chainrule.source import Source
 
 
-def picture(source: Source, options: Options, kind: str, format: render.Format = "svg") -> bytes:
+def picture(source: Source, options: Options, kind: str, format: render.Format | Literal["dot"] = "svg") -> bytes:
     """The graph that runs, or its program, drawn; formulas that became one kernel are framed together.
 
     kind: forward, backward, both (mirrored) or program. format: svg, pdf, png or dot (the text that Graphviz reads).

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import lazy_loader
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 
 from chainrule import build
 from chainrule.api.tensor import Tensor, every_dim, name_all, recorded
@@ -22,8 +22,6 @@ from chainrule.options import Options
 from chainrule.runtime.step import Runner
 from chainrule.runtime.store import Store
 from chainrule.source import Argument, Source, read_source
-
-safetensors = lazy_loader.load("safetensors.numpy")
 
 DType: TypeAlias = Literal["float32", "float64"]
 Array: TypeAlias = NDArray[Any]
@@ -103,11 +101,11 @@ class Model:
     def save(self, path: str | Path, dtype: DType = "float32") -> None:
         """Write the parameters to `path` as safetensors."""
         params = self.store(dtype).params
-        safetensors.save_file({name: params[name] for name in params}, str(path))
+        save_file({name: params[name] for name in params}, str(path))
 
     def restore(self, path: str | Path, dtype: DType = "float32") -> None:
         """Read the parameters from `path`. Raises ChainruleError where names or shapes differ."""
-        found, params = safetensors.load_file(str(path)), self.store(dtype).params
+        found, params = load_file(str(path)), self.store(dtype).params
         if missing := sorted(set(params) - set(found)):
             raise ChainruleError(f"{path} holds no {missing[0]}\n  it holds: {', '.join(sorted(found)) or 'nothing'}")
         for name in params:
@@ -242,7 +240,7 @@ def _recorded_source(name: str, roots: Mapping[str, Tensor]) -> Source:
             names[tensor.order] = root
     first = tensors[0].place
     lines: list[tuple[str, Span]] = [(f"model {name}:", first)]
-    lines += [(f"    dim {dim.name}{dim.condition}", dim.place) for dim in every_dim(tensors).values()]
+    lines += [(f"    dim {dim.declaration}", dim.place) for dim in every_dim(tensors).values()]
     lines += [(f"    {tensor.statement(names)}", tensor.place) for tensor in tensors]
     lines += [
         (f"    {root} = {names[tensor.order]}", tensor.place)

@@ -30,10 +30,10 @@ class Dim:
 
     name: str
     place: Span
-    condition: str = ""
+    declaration: str  # as the language has it: ``1 <= time <= 256``
 
     def __repr__(self) -> str:
-        return f"dim {self.name}{self.condition}"
+        return f"dim {self.declaration}"
 
 
 Size = int | Dim
@@ -71,40 +71,40 @@ class Tensor:
         return f"Tensor({self.statement({t.order: t.stem for t in (self, *self.parents)})})"
 
     def __add__(self, other: Operand) -> Tensor:
-        return _operate(self, " + ", other)
+        return _operate(" + ", self, other)
 
     def __radd__(self, other: Operand) -> Tensor:
-        return _operate(other, " + ", self)
+        return _operate(" + ", other, self)
 
     def __sub__(self, other: Operand) -> Tensor:
-        return _operate(self, " - ", other)
+        return _operate(" - ", self, other)
 
     def __rsub__(self, other: Operand) -> Tensor:
-        return _operate(other, " - ", self)
+        return _operate(" - ", other, self)
 
     def __mul__(self, other: Operand) -> Tensor:
-        return _operate(self, " * ", other)
+        return _operate(" * ", self, other)
 
     def __rmul__(self, other: Operand) -> Tensor:
-        return _operate(other, " * ", self)
+        return _operate(" * ", other, self)
 
     def __truediv__(self, other: Operand) -> Tensor:
-        return _operate(self, " / ", other)
+        return _operate(" / ", self, other)
 
     def __rtruediv__(self, other: Operand) -> Tensor:
-        return _operate(other, " / ", self)
+        return _operate(" / ", other, self)
 
     def __pow__(self, other: Operand) -> Tensor:
-        return _operate(self, " ^ ", other)
+        return _operate(" ^ ", self, other)
 
     def __neg__(self) -> Tensor:
         return _operate("-", self)
 
     def __lt__(self, other: Operand) -> Tensor:
-        return _operate(self, " < ", other)
+        return _operate(" < ", self, other)
 
     def __gt__(self, other: Operand) -> Tensor:
-        return _operate(self, " > ", other)
+        return _operate(" > ", self, other)
 
     def __bool__(self) -> bool:
         raise ChainruleError(
@@ -133,8 +133,9 @@ def caller() -> Span:
 
 def dim(name: str, minimum: int = 0, maximum: int | None = None) -> Dim:
     """A named size; what it may be is checked at each call: ``cr.dim("time", maximum=256)``."""
-    condition = (f" >= {minimum:d}" if minimum else "") + (f" <= {maximum:d}" if maximum is not None else "")
-    return Dim(_checked(name), caller(), condition)
+    least, most = f"{minimum:d} <= " if minimum else "", f" <= {maximum:d}" if maximum is not None else ""
+    declaration = f"{name} >= {minimum:d}" if least and not most else f"{least}{name}{most}"
+    return Dim(_checked(name), caller(), declaration)
 
 
 def input(name: str, shape: Sequence[Size] = (), dtype: str = "float", *, index: Size | None = None) -> Tensor:
@@ -181,9 +182,10 @@ def call(function: str, *arguments: Operand | Dim, name: str | None = None, **op
     return Tensor(_checked(name or function), (*given, ")"), caller(), _dims(arguments))
 
 
-def _operate(*parts: str | Operand) -> Tensor:
-    shown = (part if isinstance(part, str | Tensor) else f"({_literal(part)})" for part in parts)
-    return Tensor("t", (None, " = ", *shown), caller())
+def _operate(sign: str, *operands: Operand) -> Tensor:
+    """``a sign b``, or ``sign a``."""
+    shown = [operand if isinstance(operand, Tensor) else f"({_literal(operand)})" for operand in operands]
+    return Tensor("t", (None, " = ", *shown[:-1], sign, shown[-1]), caller())
 
 
 def recorded(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -273,7 +275,7 @@ def _literal(value: object) -> str:
         case float():
             return _decimal(value)
         case str():
-            return _checked(value)
+            return _checked(value)  # a word: a mode or a law's name
         case Dim():
             return value.name
         case _:
@@ -290,7 +292,7 @@ def every_dim(tensors: Sequence[Tensor]) -> dict[str, Dim]:
     """The dims that `tensors` name, by name. Raises ChainruleError where two different ones share it."""
 
     def add(known: dict[str, Dim], dim: Dim) -> dict[str, Dim]:
-        if known.setdefault(dim.name, dim).condition != dim.condition:
+        if known.setdefault(dim.name, dim).declaration != dim.declaration:
             raise ChainruleError(f"two dims are named {dim.name}: {known[dim.name]!r} and {dim!r}")
         return known
 
