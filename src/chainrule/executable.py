@@ -222,6 +222,7 @@ def decode(text: bytes) -> Executable:
 
 TAPE_FORMAT = 1  # raise it when a layout below changes: it is part of the key of the compiled walker
 WALKER_SYMBOL = "chainrule_walk"  # int64 walk(int64 control, int64 thread)
+STEP_SYMBOL = "chainrule_step"  # PyObject *step(PyObject *self, PyObject *nothing), for PyMethodDef
 
 
 class Entry(IntEnum):

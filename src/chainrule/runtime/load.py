@@ -26,6 +26,14 @@ _engines: list[tuple[Any, set[str]]] = []  # each with the names that its object
 _addresses: dict[tuple[str, str], int] = {}  # by object and symbol
 _blas: list[ctypes.CDLL] = []
 
+# The walker is called as a method of a Python integer; these are all that it needs for that, and no kernel has them.
+PYTHON = {
+    "chainrule_as_integer": "PyLong_AsLongLong",
+    "chainrule_integer": "PyLong_FromLongLong",
+    "chainrule_leave_python": "PyEval_SaveThread",
+    "chainrule_enter_python": "PyEval_RestoreThread",
+}
+
 
 @functools.cache
 def _llvm() -> Any:
@@ -75,6 +83,8 @@ def _place(data: bytes, wanted: Sequence[str]) -> Any:
         )
     if any(name.startswith("scipy_") for name in table.undefined):
         _bind_blas()
+    for name in table.undefined & PYTHON.keys():
+        _llvm().add_symbol(name, ctypes.cast(getattr(ctypes.pythonapi, PYTHON[name]), ctypes.c_void_p).value)
     engine = _engine_without(table.defined)
     engine.add_object_file(_llvm().ObjectFileRef.from_data(data))
     return engine

@@ -21,7 +21,7 @@ from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, address, aligned, b
 from chainrule.runtime.load import load
 from chainrule.runtime.store import Store
 from chainrule.runtime.tape import Tape, Words, build
-from chainrule.runtime.threads import Team, Walk, Walker, team, thread_count
+from chainrule.runtime.threads import Walk, Walker, team, thread_count
 from chainrule.runtime.values import Array, as_array, check_dtype
 
 BINDINGS = 16  # sizes that stay bound
@@ -29,7 +29,7 @@ CHUNK = 0.1  # seconds of steps between two looks at Ctrl-C
 QUICK = 20_000.0  # nanoseconds of a step that may keep the GIL: giving it back costs more than it helps others
 
 Feed = tuple[str, Shape, Any, Array]  # an input's name, its shape and dtype at the last call, where it goes
-Result = tuple[str, Array, bool]  # an output's name, where it lies, whether it is a number
+Result = tuple[str, Array]  # an output's name, and where it lies
 
 
 @dataclass(eq=False)
@@ -42,9 +42,9 @@ class Binding:
     control: Words  # one step, whose inputs lie in place
     checks: Words
     scratch: Array
-    walk: Walk
-    walk_long: Walk  # for many steps: other Python threads run meanwhile
-    at: int  # the address of `control`
+    step: Callable[[], int]  # what `control` says; a step that takes no time keeps the GIL
+    walk: Walk  # for other control blocks
+    numbers: tuple[Result, ...]
     results: tuple[Result, ...]
 
 
@@ -90,18 +90,9 @@ class Runner:
         fit or an index is out of range.
         """
         if steps is None and outputs is None:
-            with self.store.lock:
-                binding = self._last
-                if binding is not None and len(inputs) == len(self._feeds):
-                    for name, shape, dtype, place in self._feeds:
-                        value = inputs.get(name)
-                        if type(value) is not np.ndarray or value.shape != shape or value.dtype is not dtype:
-                            break
-                        place[...] = value
-                    else:
-                        if binding.walk(binding.at, 0):
-                            raise self._out_of_range(binding, {name: place for name, _, _, place in self._feeds}, None)
-                        return {name: view[()] if plain else view.copy() for name, view, plain in binding.results}
+            found = self._again(inputs)
+            if found is not None:
+                return found
         arrays = self._arrays(inputs)
         with self.store.lock:
             if steps is None:
@@ -109,6 +100,34 @@ class Runner:
             else:
                 found = self._many(arrays, _positive(steps))
         return found if outputs is None else self._chosen(found, outputs)
+
+    def _again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A step whose inputs have the shapes and dtypes of the last one's; None where they have not."""
+        lock = self.store.lock
+        lock.acquire()  # `with` takes 0.1 µs longer
+        try:
+            if len(inputs) != len(self._feeds):
+                return None
+            for name, shape, dtype, place in self._feeds:
+                value = inputs[name]
+                if value.dtype is not dtype or value.shape != shape:
+                    return None
+                place[...] = value
+            binding = self._last
+            if binding is None:
+                return None
+            if binding.step():
+                raise self._out_of_range(binding, {name: place for name, _, _, place in self._feeds}, None)
+            found = {}
+            for name, view in binding.numbers:
+                found[name] = view[()]
+            for name, view in binding.results:
+                found[name] = view.copy()
+            return found
+        except (KeyError, AttributeError):  # another name, or no array: `run` looks closer
+            return None
+        finally:
+            lock.release()
 
     def warm(self, **shapes: Shape) -> None:
         """Bind sizes for inputs of these shapes ahead of the first call."""
@@ -142,11 +161,13 @@ class Runner:
         places = {item.name: binding.views[item.buffer] for item in self.executable.inputs}
         for name, array in arrays.items():
             places[name][...] = array
-        if binding.walk(binding.at, 0):
+        if binding.step():
             raise self._out_of_range(binding, places, None)
         self._feeds = tuple((name, array.shape, _trusted(array), places[name]) for name, array in arrays.items())
         self._last = binding
-        return {name: view[()] if plain else view.copy() for name, view, plain in binding.results}
+        return {name: view[()] for name, view in binding.numbers} | {
+            name: view.copy() for name, view in binding.results
+        }
 
     def _many(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Any]:
         """`steps` steps; inputs with one more axis move on along it."""
@@ -154,12 +175,13 @@ class Runner:
         binding = self._bind({name: a.shape[1:] if name in moving else a.shape for name, a in arrays.items()})
         views = {item.name: binding.views[item.buffer] for item in self.executable.inputs}
         sources = {name: np.ascontiguousarray(array, dtype=views[name].dtype) for name, array in arrays.items()}
-        feeds, results = _words(len(sources), Copy.WORDS), _words(len(binding.results), Copy.WORDS)
+        outputs = binding.numbers + binding.results
+        feeds, results = _words(len(sources), Copy.WORDS), _words(len(outputs), Copy.WORDS)
         for row, (name, source) in zip(feeds, sources.items(), strict=True):
             size = views[name].nbytes
             row[: Copy.STRIDE + 1] = (address(views[name]), address(source), size, size if name in moving else 0)
-        kept = {name: np.empty((steps, *view.shape), view.dtype) for name, view, _ in binding.results}
-        for row, (name, view, _) in zip(results, binding.results, strict=True):
+        kept = {name: np.empty((steps, *view.shape), view.dtype) for name, view in outputs}
+        for row, (name, view) in zip(results, outputs, strict=True):
             row[: Copy.STRIDE + 1] = (address(kept[name]), address(view), view.nbytes, view.nbytes)
         control, checks = binding.control.copy(), self._checks(binding.plan, sources)
         control[Control.FEEDS], control[Control.FEED_COUNT] = address(feeds), len(feeds)
@@ -170,7 +192,7 @@ class Runner:
             chunk = min(chunk, steps - done)
             control[Control.FIRST], control[Control.STEPS] = done, chunk
             start = time.perf_counter()
-            if binding.walk_long(address(control), 0):
+            if binding.walk(address(control), 0):
                 raise self._out_of_range(binding, sources, steps, control)
             control[Control.CHECK_COUNT] = 0  # all steps' indices were looked at
             done += chunk
@@ -217,12 +239,30 @@ class Runner:
         control[Control.SCRATCH], control[Control.SCRATCH_STRIDE] = address(scratch), tape.scratch
         control[Control.CHECKS], control[Control.CHECK_COUNT] = address(checks), len(checks)
         control[Control.CLOCK], control[Control.ADVANCE] = address(self.store.clock), int(self.executable.training)
-        results = tuple(
-            (item.name, views[item.buffer], views[item.buffer].ndim == 0) for item in self.executable.outputs
-        )
-        walk_long = self._walker.release if tape.threads == 1 else _together(self._walker, tape.threads)
-        walk = self._walker.hold if tape.threads == 1 and tape.cost < QUICK else walk_long
-        return Binding(bound, tape, views, control, checks, scratch, walk, walk_long, address(control), results)
+        at, quick = address(control), tape.threads == 1 and tape.cost < QUICK
+        step, walk = self._walker.step(at, release=not quick), self._walker.walk
+        if tape.threads > 1:
+            step, walk = self._with_team(step, at, tape.threads)
+        found = [(item.name, views[item.buffer]) for item in self.executable.outputs]
+        numbers, results = tuple(r for r in found if not r[1].ndim), tuple(r for r in found if r[1].ndim)
+        return Binding(bound, tape, views, control, checks, scratch, step, walk, numbers, results)
+
+    def _with_team(self, step: Callable[[], int], at: int, threads: int) -> tuple[Callable[[], int], Walk]:
+        """Both ways to walk, with this process's team; it is looked up each time, for a fork leaves it behind."""
+
+        def step_together() -> int:
+            helpers = team(self._walker, threads)
+            with helpers.lock:
+                _poke(at + 8 * Control.POOL, helpers.address)
+                return step()
+
+        def walk_together(control: int, thread: int) -> int:
+            helpers = team(self._walker, threads)
+            with helpers.lock:
+                _poke(control + 8 * Control.POOL, helpers.address)
+                return self._walker.walk(control, thread)
+
+        return step_together, walk_together
 
     def _view(self, k: int, bound: Plan) -> Array:
         """Buffer k as an array over its memory."""
@@ -273,19 +313,6 @@ class Runner:
                     f"\n  Way out: ask for {', '.join(found)}"
                 )
         return {name: found[name] for name in outputs}
-
-
-def _together(walker: Walker, threads: int) -> Callable[[int, int], int]:
-    """A walk that has this process's team help; the team is looked up anew, for a fork leaves it behind."""
-    pool_word = 8 * Control.POOL
-
-    def walk(control: int, thread: int) -> int:
-        helpers: Team = team(walker, threads)
-        with helpers.lock:
-            _poke(control + pool_word, helpers.address)
-            return walker.release(control, thread)
-
-    return walk
 
 
 def _poke(at: int, value: int) -> None:

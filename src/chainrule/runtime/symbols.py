@@ -16,9 +16,10 @@ LISTED = """scipy_cblas_sgemm scipy_cblas_dgemm scipy_cblas_sgemv scipy_cblas_dg
     sinh sinhf cosh coshf tanh tanhf asinh asinhf acosh acoshf atanh atanhf
     erf erff erfc erfcf tgamma tgammaf lgamma lgammaf fmod fmodf hypot hypotf fma fmaf
     floor floorf ceil ceilf round roundf rint rintf nearbyint nearbyintf trunc truncf ldexp ldexpf frexp frexpf
-    fabs fabsf fmax fmaxf fmin fminf copysign copysignf"""
+    fabs fabsf fmax fmaxf fmin fminf copysign copysignf
+  chainrule_as_integer chainrule_integer chainrule_leave_python chainrule_enter_python"""
 BOUND = frozenset(LISTED.split())
-"""The undefined symbols that an object may have: BLAS, memory, libm, and how threads wait."""
+"""The undefined symbols that an object may have: BLAS, memory, libm, how threads wait, how the walker is called."""
 
 HARMLESS = frozenset(("", "_GLOBAL_OFFSET_TABLE_"))  # made by the linker itself
 

@@ -14,15 +14,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
-from chainrule.executable import WALKER_SYMBOL, Pool
+from chainrule.executable import STEP_SYMBOL, WALKER_SYMBOL, Kernel, Pool
 from chainrule.runtime.buffers import address, aligned
 from chainrule.runtime.cache import digest
-from chainrule.runtime.load import load_function
+from chainrule.runtime.load import load
 
 Walk = Callable[[int, int], int]
 
@@ -33,17 +34,34 @@ MOST = 256  # threads
 
 @dataclass(frozen=True)
 class Walker:
-    """The compiled interpreter. `release` lets other Python threads run meanwhile; `hold` starts some 30 ns sooner."""
+    """The compiled interpreter: walk(control block or pool, thread), without the GIL; see `codegen.walker`."""
 
-    release: Walk
-    hold: Walk
+    walk: Walk
+    method: Method
 
     @classmethod
     def load(cls, data: bytes) -> Walker:
         """The walker in the object file `data`."""
-        at = load_function(digest(data), data, WALKER_SYMBOL)
+        kernels = [Kernel(symbol, digest(data)) for symbol in (WALKER_SYMBOL, STEP_SYMBOL)]
+        walk, step = load(kernels, {digest(data): data})
         word = ctypes.c_int64
-        return cls(ctypes.CFUNCTYPE(word, word, word)(at), ctypes.PYFUNCTYPE(word, word, word)(at))
+        return cls(ctypes.CFUNCTYPE(word, word, word)(walk), Method(b"step", step, METH_NOARGS, None))
+
+    def step(self, control: int, release: bool) -> Callable[[], int]:
+        """A function that walks the block at `control`. release: let other Python threads run meanwhile."""
+        return cast(Callable[[], int], _new_function(ctypes.byref(self.method), control + release, None))
+
+
+class Method(ctypes.Structure):
+    """PyMethodDef of Python's stable C interface."""
+
+    _fields_ = (("name", ctypes.c_char_p), ("call", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p))
+
+
+METH_NOARGS = 4
+_new_function = ctypes.pythonapi.PyCFunction_NewEx
+_new_function.restype = ctypes.py_object
+_new_function.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
 
 
 @dataclass(eq=False)
@@ -80,7 +98,7 @@ class Team:
     def stop(self) -> None:
         """End the workers."""
         if self.workers:
-            self.walker.release(self.address, -self.threads)
+            self.walker.walk(self.address, -self.threads)
             for worker in self.workers:
                 worker.join(1.0)
             self.workers.clear()
@@ -125,7 +143,7 @@ def spins(walker: Walker) -> int:
     times = []
     for _ in range(3):
         start = time.perf_counter_ns()
-        walker.hold(0, -500)
+        walker.walk(0, -500)
         times.append(time.perf_counter_ns() - start)
     return max(10, 500 * SPIN // max(min(times), 1))
 
@@ -134,7 +152,7 @@ def _live(walker: Walker, pool: int, thread: int, core: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         with contextlib.suppress(OSError):  # where that is not allowed, the system places it
             os.sched_setaffinity(0, {core})  # of this thread alone
-    walker.release(pool, thread)
+    walker.walk(pool, thread)
 
 
 def _stop_all() -> None:
