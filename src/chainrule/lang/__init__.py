@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from chainrule.lang.files import load_graph
+from chainrule.lang.library import library
+from chainrule.lang.models import elaborate
 from chainrule.lang.parser import parse, parse_statement
 
-__all__ = ["parse", "parse_statement"]
+__all__ = ["elaborate", "library", "load_graph", "parse", "parse_statement"]
