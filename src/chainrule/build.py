@@ -73,11 +73,20 @@ def sources(source: Source, options: Options) -> dict[str, str]:
     return views.sources(source, options)
 
 
-def picture(source: Source, options: Options, kind: str, format: Literal["svg", "pdf", "png", "dot"] = "svg") -> bytes:
-    """A picture: ``forward``, ``backward``, ``both`` or ``program``; format svg, pdf, png or dot."""
+def picture(
+    source: Source,
+    options: Options,
+    kind: str,
+    format: Literal["svg", "pdf", "png", "dot"] = "svg",
+    depth: int | None = None,
+) -> bytes:
+    """A picture: ``forward``, ``backward``, ``both`` or ``program``; format svg, pdf, png or dot.
+
+    depth: collapse layers so deep in their paths, 0: never; None: where the picture would be illegible.
+    """
     from chainrule import views
 
-    return views.picture(source, options, kind, format)
+    return views.picture(source, options, kind, format, depth)
 
 
 def tables(source: Source, options: Options) -> dict[str, Any]:

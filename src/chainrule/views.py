@@ -12,19 +12,26 @@ from chainrule.options import Options
 from chainrule.source import Source
 
 
-def picture(source: Source, options: Options, kind: str, format: render.Format | Literal["dot"] = "svg") -> bytes:
+def picture(
+    source: Source,
+    options: Options,
+    kind: str,
+    format: render.Format | Literal["dot"] = "svg",
+    depth: int | None = None,
+) -> bytes:
     """The graph that runs, or its program, drawn; formulas that became one kernel are framed together.
 
     kind: forward, backward, both (mirrored) or program. format: svg, pdf, png or dot (the text that Graphviz reads).
+    depth: of layers that are collapsed.
     Raises ChainruleError where there is no such kind or format, or no Graphviz.
     """
     compiled = derive(source, options)
     kernels = program(compiled, options)
     frames = render.frames(kernels)
     drawings = {
-        "forward": lambda: render.forward_picture(compiled.graph, frames),
-        "backward": lambda: render.backward_picture(compiled.graph, frames),
-        "both": lambda: render.both_picture(compiled.graph),
+        "forward": lambda: render.forward_picture(compiled.graph, frames, depth),
+        "backward": lambda: render.backward_picture(compiled.graph, frames, depth),
+        "both": lambda: render.both_picture(compiled.graph, depth),
         "program": lambda: render.program_picture(kernels),
     }
     if kind not in drawings:

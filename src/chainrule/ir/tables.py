@@ -1,13 +1,10 @@
-"""The node table and the edge list of a graph, as rows: for text, JSON and other tools.
+"""The node table and the edge list of a graph, as rows.
 
 A row is a flat dictionary of strings and integers, the same keys in every row, so that it is a line of a table as
 well as an object in JSON.
 """
 
 from __future__ import annotations
-
-import json
-from collections.abc import Sequence
 
 from chainrule.ir.cost import flops
 from chainrule.ir.expression import expression_text
@@ -68,22 +65,3 @@ def edge_list(graph: Graph) -> list[Row]:
         row: Row = {"from": tail, "to": head, "slot": data["slot"], "read": read, "shape": shape}
         rows.append(row | {"dtype": data["dtype"].value})
     return rows
-
-
-def rows_json(rows: Sequence[Row]) -> str:
-    """`rows` as a JSON array, one row a line."""
-    lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
-    return f"[\n{lines}\n]\n" if rows else "[]\n"
-
-
-def rows_text(rows: Sequence[Row]) -> str:
-    """`rows` as a text table: the keys, a rule, then columns as wide as what is in them."""
-    if not rows:
-        return "(none)\n"
-    table = [list(rows[0]), *([str(value) for value in row.values()] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    rule = ["-" * width for width in widths]
-    lines = (
-        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) for line in (table[0], rule, *table[1:])
-    )
-    return "".join(f"{line.rstrip()}\n" for line in lines)

@@ -1,0 +1,112 @@
+"""Commands that look at a model: compile, render, check; and the cache of what was compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from chainrule import build
+from chainrule.cli import output
+from chainrule.cli.asked import options, source
+from chainrule.errors import ChainruleError
+from chainrule.runtime.cache import Usage
+
+
+def compile_model(
+    model: str,
+    settings: Sequence[str],
+    optimizer: str | None,
+    dtype: Literal["float32", "float64"],
+    table: str | None,
+    out: Path | None,
+    json: bool,
+) -> None:
+    """Show the summary of a training step, or a table of its graph; save tables and sources in `out`."""
+    read, asked = source(model, settings), options(optimizer, dtype)
+    if out is not None:
+        tables = build.tables(read, asked)
+        saved = [str(write(out, f"{name}.json", output.rows_json(rows))) for name, rows in tables.items()]
+        saved += [str(write(out, name, text)) for name, text in build.sources(read, asked).items()]
+    if table is not None:
+        rows = build.tables(read, asked)[table]
+        print(output.rows_json(rows) if json else output.rows_text(rows), end="")
+        return
+    figures: Mapping[str, str] = build.summary(read, asked)
+    if json:
+        output.json_line({"model": model, **figures, **({"saved": saved} if out is not None else {})})
+        return
+    output.figures(model, figures)
+    if out is not None:
+        print(f"saved {len(saved)} files in {out}")
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    """A file in `folder`, which is made; its path. `name` is ours or the compiler's, and stays inside."""
+    path = folder / Path(name).name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise ChainruleError(f"{path} cannot be written: {error.strerror}") from None
+    return path
+
+
+def render_model(
+    model: str,
+    settings: Sequence[str],
+    optimizer: str | None,
+    pictures: Sequence[str],
+    format: Literal["svg", "pdf", "png", "dot"],
+    depth: int | None,
+    out: Path,
+    json: bool,
+) -> None:
+    """Write ``forward.svg`` and so on into `out`."""
+    read, asked = source(model, settings), options(optimizer, "float32")
+    saved = [
+        str(write(out, f"{picture}.{format}", build.picture(read, asked, picture, format, depth)))
+        for picture in pictures
+    ]
+    if json:
+        output.json_line({"model": model, "saved": saved})
+    else:
+        print("\n".join(saved))
+
+
+def check_model(model: str, settings: Sequence[str], seed: int, json: bool) -> int:
+    """Compare gradients with finite differences; 1 if they disagree. Returns the exit code."""
+    report = build.check(source(model, settings), options(None, "float64"), seed=seed)
+    if json:
+        output.json_line({"model": model, **report})
+    else:
+        rows = report["rows"]
+        output.grid(f"{model}: gradients against finite differences", list(rows[0]), [list(r.values()) for r in rows])
+        print("all agree" if report["passed"] else "they disagree")
+    return 0 if report["passed"] else 1
+
+
+def manage_cache(action: str, json: bool) -> None:
+    """Show where the cache is and how large, or clear it."""
+    cache = build.cache()
+    freed = cache.clear() if action == "clear" else 0
+    used: Usage = cache.usage()
+    if json:
+        place = None if used.directory is None else str(used.directory)
+        about = {"directory": place, "files": used.files, "bytes": used.bytes, "limit": used.limit}
+        output.json_line(about | ({"freed": freed} if action == "clear" else {}))
+        return
+    if action == "clear":
+        print(f"removed {size(freed)}")
+    where = used.directory or "in memory"
+    print(f"{where}: {used.files} files, {size(used.bytes)} of at most {size(used.limit)}")
+
+
+def size(count: int) -> str:
+    """``12.3 MB``."""
+    number = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

@@ -1,0 +1,202 @@
+"""Commands that train and judge: a recipe, data and a model become a run in a folder."""
+
+from __future__ import annotations
+
+import json as json_text
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from chainrule import build
+from chainrule.api.model import Model, Step, load
+from chainrule.cli import output
+from chainrule.cli.asked import arguments
+from chainrule.errors import ChainruleError
+from chainrule.options import Options
+from chainrule.source import Source
+from chainrule.train import checkpoint, data, loop, plot, recipe
+from chainrule.train.checkpoint import Checkpoint, Epoch, Record
+from chainrule.train.data import Data
+from chainrule.train.recipe import Recipe
+
+DType = Literal["float32", "float64"]
+
+OK, NO, STOPPED = 0, 1, 130
+EVERY = 1.0
+"""Seconds between two checkpoints: small models finish dozens of epochs a second, and a sync takes milliseconds."""
+
+
+@dataclass(eq=False)
+class Run:
+    """A training run: where it is kept, what it does, its last whole epoch, and when that was last written."""
+
+    folder: Path
+    record: Record
+    data: Data
+    step: Step
+    last: Checkpoint
+    written: float = field(default_factory=time.monotonic)
+
+    def after_epoch(self, curve: tuple[Epoch, ...]) -> None:
+        """Remember the run as it stands; write it if the last writing is a while ago."""
+        self.last = loop.checkpoint_of(self.step, self.record, curve)
+        if time.monotonic() - self.written > EVERY:
+            self.save()
+
+    def save(self) -> None:
+        """Write the last whole epoch."""
+        checkpoint.save(self.folder, self.last)
+        self.written = time.monotonic()
+
+
+def begin(
+    model_path: str,
+    changes: Mapping[str, Any],
+    settings: Sequence[str],
+    out: Path | None,
+    threads: int | None,
+    dtype: DType,
+    json: bool,
+) -> int:
+    """Train the model in a file by the recipe beside it, with `changes`. Returns the exit code."""
+    started = time.perf_counter()
+    model_file = Path(re.sub(r":[A-Za-z_]\w*$", "", model_path))
+    written = recipe.beside(model_file)
+    changed: dict[str, Any] = (
+        {"settings": {}} if changes.get("optimizer", written.optimizer) != written.optimizer else {}
+    )
+    how = msgspec.structs.replace(written, **changed, **changes, set={**written.set, **arguments(settings)})
+    samples = data_of(how, model_path)
+    model = load(model_path, **how.set)
+    folder = fresh(out, model_file.stem)
+    step = model.compile(how.optimizer, dtype=dtype, threads=threads, seed=how.seed)
+    for name, value in how.settings.items():
+        step.scalars[name] = value
+    how = recipe.settled(how, outputs_of(model, dtype)) if how.metric is None else how
+    record = Record(model.source.text, model_path, dict(how.set), how, how.seed)
+    run = Run(folder, record, samples, step, loop.checkpoint_of(step, record, ()))
+    return train(run, started, json)
+
+
+def go_on(folder: Path, changes: Mapping[str, Any], threads: int | None, json: bool) -> int:
+    """Go on with the run in `folder` as if it had never stopped; `changes` may be its epochs or data."""
+    started = time.perf_counter()
+    if foreign := sorted(set(changes) - {"epochs", "data", "label", "goal"}):
+        raise ChainruleError(
+            f"a run that goes on keeps its {foreign[0]}\n  Way out: --epochs and --goal may change; or train anew"
+        )
+    last = checkpoint.load(folder)
+    how = msgspec.structs.replace(last.record.recipe, **changes)
+    record = msgspec.structs.replace(last.record, recipe=how)
+    step = restored(last, threads)
+    return train(Run(folder, record, data_of(how, str(folder)), step, last), started, json)
+
+
+def train(run: Run, started: float, json: bool) -> int:
+    """Train to the recipe's end, or to Ctrl-C; save, report, and return the exit code."""
+    how, stopped = run.record.recipe, False
+    begun = time.perf_counter()
+    try:
+        with output.watching(json) as watch:
+            loop.train(run.step, run.step.predict, run.data, how, run.last.record.curve, run.after_epoch, watch)
+    except KeyboardInterrupt:
+        stopped = True
+    finally:
+        run.save()
+    curve = run.last.record.curve
+    found = loop.verdict(how, curve)
+    found |= {"loss": found["train_loss"], "data": run.data.name, "model": run.record.file, "run": str(run.folder)}
+    found |= {"optimizer": how.optimizer, "seed": run.record.seed, "threads": run.step.runner.threads}
+    now = time.perf_counter()
+    found |= {"train_seconds": round(now - begun, 3), "seconds": round(now - started, 3), "stopped": stopped}
+    title = f"{Path(run.record.file).stem} on {run.data.name}"
+    checkpoint.write(run.folder / "curve.svg", plot.curve_svg(title, curve, how).encode())
+    checkpoint.write(run.folder / "result.json", json_text.dumps(output.plain(found), indent=2).encode())
+    report(found, json)
+    return STOPPED if stopped else NO if found["reached"] is False else OK
+
+
+def judge(folder: Path, data_name: str | None, label: str | None, threads: int | None, json: bool) -> int:
+    """Judge the run in `folder` on test samples. Returns the exit code."""
+    started = time.perf_counter()
+    last = checkpoint.load(folder)
+    how, metric = last.record.recipe, last.record.recipe.metric or "loss"
+    changes = {"data": data_name, "label": label}
+    asked = msgspec.structs.replace(how, **{name: value for name, value in changes.items() if value is not None})
+    samples = data_of(asked, str(folder))
+    if not data.samples(samples.test):
+        raise ChainruleError(f"{samples.name} holds no test samples\n  Way out: name some arrays test/x, test/label …")
+    values = loop.evaluate(restored(last, threads).predict, samples.test, ("loss", metric))
+    found = {"metric": metric, "value": values[metric], "goal": how.goal, "reached": how.reached(values[metric])}
+    found |= {"test_loss": values["loss"], f"test_{metric}": values[metric], "loss": values["loss"]}
+    found |= {"data": samples.name, "samples": data.samples(samples.test), "epochs": last.record.epoch}
+    found |= {"model": last.record.file, "run": str(folder), "stopped": False}
+    report(found | {"seconds": round(time.perf_counter() - started, 3)}, json)
+    return NO if found["reached"] is False else OK
+
+
+def data_of(how: Recipe, whose: str) -> Data:
+    """The data that a recipe names."""
+    if how.data is None:
+        raise ChainruleError(
+            f"nothing says what {whose} is trained on\n"
+            "  Way out: --data digits, --data table.csv, --data arrays.npz; or data = … in the recipe beside it"
+        )
+    return data.load(how.data, how.label)
+
+
+def outputs_of(model: Model, dtype: DType) -> tuple[str, ...]:
+    """The outputs that a model declares."""
+    program = build.executable(model.source, Options("predict", dtype=dtype)).executable
+    return tuple(found.name for found in program.outputs)
+
+
+def fresh(out: Path | None, name: str) -> Path:
+    """The folder of a new run: `out`, which must hold none, else the next of runs/NAME-1, -2 …"""
+    if out is not None:
+        if checkpoint.exists(out):
+            way_out = f"--resume {out} to go on with it, or another folder"
+            raise ChainruleError(f"{out} holds a run already\n  Way out: {way_out}")
+        return out
+    taken = [
+        int(found[1]) for path in Path("runs").glob(f"{name}-*") if (found := re.search(r"-(\d{1,9})$", path.name))
+    ]
+    return Path("runs") / f"{name}-{max(taken, default=0) + 1}"
+
+
+def restored(last: Checkpoint, threads: int | None) -> Step:
+    """The step of a run as it stood after its last whole epoch, compiled from the text that the run keeps."""
+    record = last.record
+    file, colon, name = record.file.rpartition(":")
+    # as `read_source` has it: a drive letter is no file
+    chosen = name if colon and len(file) > 1 and name.isidentifier() else None
+    path = file if chosen else record.file
+    given = tuple(sorted(record.arguments.items()))
+    model = Model(Source(record.model, path, chosen, given, Path(path).parent))
+    double = any(array.dtype.name == "float64" for array in last.parameters.values())
+    step = model.compile(record.recipe.optimizer, dtype="float64" if double else "float32", threads=threads)
+    for setting, value in record.recipe.settings.items():
+        step.scalars[setting] = value
+    loop.restore(step, last)
+    return step
+
+
+def report(found: Mapping[str, Any], json: bool) -> None:
+    """What a run came to, as a JSON line or as a sentence."""
+    if json:
+        output.json_line(found)
+        return
+    value = "–" if found["value"] is None else f"{found['value']:.4g}"
+    goal = "" if found["goal"] is None else f" (goal {found['goal']:g}: {'reached' if found['reached'] else 'missed'})"
+    epochs = f"{found['epochs']} epoch{'' if found['epochs'] == 1 else 's'}"
+    print(f"{Path(found['model']).stem} on {found['data']}: test {found['metric']} {value}{goal}", end="")
+    print(f" after {epochs}, {found['seconds']:.1f} s")
+    if found["stopped"]:
+        print(f"stopped; go on with: chainrule train --resume {found['run']}")
+    elif "train_seconds" in found:
+        print(f"saved in {found['run']}: parameters, run.json, result.json, curve.svg")
