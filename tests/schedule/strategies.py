@@ -30,7 +30,10 @@ def graphs(draw: st.DrawFn) -> Graph:
         indices = draw(st.permutations(letters).map(lambda p: "".join(p)[:3]))
         chosen = [draw(st.sampled_from(known)) for _ in range(2)]
         reads = [read(draw, g, name, shape, indices) for name, shape in chosen]
-        used = "".join(c for c in indices if any(g.index(c) in i.free_symbols for r in reads for i in r.indices)) or indices[:1]
+        used = (
+            "".join(c for c in indices if any(g.index(c) in i.free_symbols for r in reads for i in r.indices))
+            or indices[:1]
+        )
         cut = draw(st.integers(0, len(used)))
         axes, over = used[:cut], used[cut:]
         where: tuple[sp.Basic, ...] = ()

@@ -56,20 +56,35 @@ def test_a_program_computes_what_the_graph_says(name: str, hint: int) -> None:
         assert_law(graph, {"batch": batch}, program=program)
 
 
+def cut_everything(patch: pytest.MonkeyPatch) -> None:
+    """Into blocks of two, however small the work."""
+    patch.setattr("chainrule.schedule.kernels.Planner.block_size", lambda planner, draft: 2)
+    patch.setattr("chainrule.schedule.kernels.SERIAL_NS", 0.0)
+    patch.setattr("chainrule.schedule.kernels.TINY_NS", 0.0)
+
+
 @pytest.mark.parametrize("name", GRAPHS)
 def test_blocks_may_run_in_any_order_and_be_of_any_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chainrule.schedule.kernels.Planner.block_size", lambda planner, draft: 2)
-    monkeypatch.setattr("chainrule.schedule.kernels.SERIAL_NS", 0.0)
-    monkeypatch.setattr("chainrule.schedule.kernels.TINY_NS", 0.0)
+    cut_everything(monkeypatch)
     program = schedule(GRAPHS[name], training=True)
     validate_program(program)
     assert_law(GRAPHS[name], {"batch": 5}, program=program, blocks=reversed)
 
 
-@settings(max_examples=60, deadline=None)
-@given(graph=graphs(), n=st.integers(0, 3), m=st.integers(0, 3), hint=st.sampled_from((1, 100, 10**5)), seed=st.integers(0, 9))
-def test_random_graphs_keep_the_law(graph: Graph, n: int, m: int, hint: int, seed: int) -> None:
-    program = schedule(graph, training=True, sizes={"n": hint, "m": hint})
+@settings(max_examples=80, deadline=None)
+@given(
+    graph=graphs(),
+    n=st.integers(0, 3),
+    m=st.integers(0, 3),
+    hint=st.sampled_from((1, 100, 10**5)),
+    cut=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_random_graphs_keep_the_law(graph: Graph, n: int, m: int, hint: int, cut: bool, seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if cut:
+            cut_everything(patch)
+        program = schedule(graph, training=True, sizes={"n": hint, "m": hint})
     validate_program(program)
     assert_law(graph, {"n": n, "m": m}, program=program, blocks=reversed, seed=seed)
 
@@ -88,12 +103,21 @@ def test_small_work_is_one_kernel_on_one_thread() -> None:
 
 
 def test_what_stands_still_in_a_sum_leaves_a_product_behind() -> None:
-    g = Builder(n=64, i=32, o=32)
+    g = Builder(n=24, i=16, o=16)
     for name, letters in (("x", "ni"), ("W", "io"), ("g", "n")):
         g.input(name, letters)
     g.formula("y no", ["g n", "x ni", "W io"], A * sp.exp(B) * slot(2), over="i")
     graph = g.graph("hidden", ("y",))
     program = assert_law(graph, {})
+    assert [type(leaf) for k in program.kernels for leaf in leaves(k.body)].count(Product) == 1
+
+
+def test_a_causal_mask_leaves_a_product_behind() -> None:
+    g = Builder(q=24, k=24, d=16)
+    for name, letters in (("P", "qk"), ("V", "kd")):
+        g.input(name, letters)
+    g.formula("O qd", ["P qk", "V kd"], A * B, over="k", where=(sp.Le(g.index("k"), g.index("q")),))
+    program = assert_law(g.graph("causal", ("O",)), {})
     assert [type(leaf) for k in program.kernels for leaf in leaves(k.body)].count(Product) == 1
 
 
@@ -119,7 +143,9 @@ def test_states_are_updated_as_parameters_are() -> None:
     g.formula("total", ["x n"], A, over="n")
     g.formula("mean_new", ["mean", "total"], A / 2 + B)
     graph = g.graph("running", ("total",))
-    graph = Graph(**{**graph.__dict__, "states": (State(Tensor("mean", ()), 1.0),), "updates": (Update("mean", "mean_new"),)})
+    graph = Graph(
+        **{**graph.__dict__, "states": (State(Tensor("mean", ()), 1.0),), "updates": (Update("mean", "mean_new"),)}
+    )
     assert_law(graph, {"batch": 3})
 
 

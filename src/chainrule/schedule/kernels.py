@@ -7,6 +7,7 @@ so that these change no bit. Work too small to share goes to a kernel without bl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +21,7 @@ from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of
 from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
 from chainrule.schedule.task import Task, fresh, partial_of, task_of
-from chainrule.schedule.tree import AHEAD, Ground, Group, Item, gain, is_linked, joining
+from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
 
 TINY_NS = 2_000.0
 """Work below this is not worth a range of its own."""
@@ -33,6 +34,9 @@ FORMULAS = 48
 
 BLOCK_NS = 10_000.0
 """What a block should take at least."""
+
+TILE_ROWS = 32
+"""What a block should at least divide of a product's rows or columns."""
 
 BLOCK_BYTES = 1 << 18
 """What the temporaries of a block may take: they should stay in the second-level cache."""
@@ -217,15 +221,21 @@ class Planner:
     def block_size(self, draft: Draft) -> int:
         """Rows of a block: enough work to be worth one, few enough that its temporaries stay in the cache."""
         assert draft.index is not None
-        extent = self.sizes.of(draft.index.extent)
+        extent = max(1, self.sizes.of(draft.index.extent))
         cost = sum(self.costs[t] for t in draft.tasks)
-        products = [t for t in draft.tasks if t in self.contractions]
-        size = max(1, int(extent * min(1.0, BLOCK_NS / max(cost, 1.0))))
         row = sum(self.row_bytes(t, draft.opened[t]) for t in draft.tasks)
-        if products:
-            size = max(size, 32)
+        size = math.ceil(extent * min(1.0, BLOCK_NS / max(cost, 1.0)))
+        if any(self.is_side(t, draft.opened[t]) for t in draft.tasks):
+            size = max(size, TILE_ROWS)  # a tile reads its other operand once for all rows of the block
         size = min(size, max(8, BLOCK_BYTES // max(row, 1)))
-        return -(-size // 16) * 16 if products else size
+        if size > LANES:
+            size = -(-size // (2 * LANES)) * 2 * LANES
+        return min(size, extent) if draft.index.extent.is_Integer else size
+
+    def is_side(self, t: int, symbol: sp.Symbol) -> bool:
+        """Whether the blocks divide the rows, the columns or the sum of a product."""
+        contraction = self.contractions.get(t)
+        return contraction is not None and symbol not in {i.symbol for i in contraction.batch}
 
     def row_bytes(self, t: int, symbol: sp.Symbol) -> int:
         """What the result of a task takes for one value of the block's index."""

@@ -2,16 +2,19 @@
 
     y[n, o] = sum[i] g[n] * relu(x[n, i]) * W[i, o]
         ->  y_left[n, i] = relu(x[n, i]);  y_sum[n, o] = sum[i] y_left[n, i] * W[i, o];  y[n, o] = g[n] * y_sum[n, o]
+
+A condition on one operand's indices, such as a causal mask, makes that operand 0 where it does not hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import sympy as sp
 
 from chainrule.ir.expression import is_slot, slot, slot_number
-from chainrule.ir.formula import Access, DType, Formula, Index, Reduce
+from chainrule.ir.formula import Access, DType, Formula, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.product import NARROW
@@ -22,7 +25,7 @@ Indices = frozenset[sp.Symbol]
 
 def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes) -> list[Formula]:
     """`f`, or the formulas that compute it around a plain product; the tensors that these add go into `tensors`."""
-    if f.reduce is not Reduce.SUM or not f.over or f.where or f.dtype is not DType.FLOAT:
+    if f.reduce is not Reduce.SUM or not f.over or f.dtype is not DType.FLOAT:
         return [f]
     over = frozenset(r.symbol for r in f.over)
     factors = [(factor, _moves_with(factor, f)) for factor in sp.Mul.make_args(f.body)]
@@ -31,10 +34,13 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes) -> list[Formula]
     sides = _sides([moves for _, moves in inner])
     if sides is None or not _is_large(f, sides, sizes):
         return [f]
+    wheres = _conditions(f, sides)
+    if wheres is None:
+        return [f]
     groups: list[list[sp.Expr]] = [[], []]
     for factor, moves in inner:
         groups[0 if moves <= sides[0] else 1].append(factor)
-    plain = [len(g) == 1 and is_slot(g[0]) for g in groups]
+    plain = [len(g) == 1 and is_slot(g[0]) and not where for g, where in zip(groups, wheres, strict=True)]
     scale_only = all(not factor.free_symbols & _own(f) and not _slots(factor) for factor in outer)
     if all(plain) and scale_only:
         return [f]
@@ -42,20 +48,39 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes) -> list[Formula]
         return [f]
     made: list[Formula] = []
     reads = list(f.reads)
-    operands = []
-    for name, group, side, simple in zip(("left", "right"), groups, sides, plain, strict=True):
-        if simple:
-            operands.append(group[0])
+    operands: list[sp.Expr] = []
+    for k, name in enumerate(("left", "right")):
+        if plain[k]:
+            operands.append(groups[k][0])
             continue
-        read = _computed(f"{f.out}_{name}", group, side, f, tensors, made)
+        axes = tuple(i for i in f.indices if i.symbol in sides[k])
+        operand = Formula(
+            fresh(f"{f.out}_{name}", tensors), axes, (), sp.Mul(*groups[k]), f.reads, wheres[k], origin=f.origin
+        )
+        tensors[operand.out] = Tensor(operand.out, operand.shape)
+        made.append(operand)
         operands.append(slot(len(reads)))
-        reads.append(read)
+        reads.append(Access(operand.out, tuple(i.symbol for i in axes)))
     if scale_only:
-        return [*made, _formula(f, f.out, f.over, sp.Mul(*outer, *operands), reads, tensors)]
-    total = _formula(f, fresh(f"{f.out}_sum", tensors), f.over, sp.Mul(*operands), reads, tensors)
-    sum_read = Access(total.out, tuple(a.symbol for a in f.axes))
-    rest = _formula(f, f.out, (), sp.Mul(*outer, slot(len(reads))), [*reads, sum_read], tensors)
+        return [*made, replace(f, body=sp.Mul(*outer, *operands), reads=tuple(reads), where=())]
+    total = replace(
+        f, out=fresh(f"{f.out}_sum", tensors), body=sp.Mul(*operands), reads=tuple(reads), where=(), stop=False
+    )
+    tensors[total.out] = Tensor(total.out, total.shape)
+    read = Access(total.out, tuple(a.symbol for a in f.axes))
+    rest = replace(f, over=(), body=sp.Mul(*outer, slot(len(reads))), reads=(*reads, read), where=())
     return [*made, total, rest]
+
+
+def _conditions(f: Formula, sides: tuple[Indices, Indices]) -> tuple[tuple[sp.Basic, ...], ...] | None:
+    """The conditions of `f` by the operand whose indices they are on, if each is on one's alone."""
+    found: tuple[list[sp.Basic], list[sp.Basic]] = ([], [])
+    for c in f.where:
+        moves = _moves_with(c, f)
+        if not (moves <= sides[0] or moves <= sides[1]) or isinstance(c, sp.Eq):
+            return None  # an equation is a scatter's
+        found[0 if moves <= sides[0] else 1].append(c)
+    return tuple(found[0]), tuple(found[1])
 
 
 def _own(f: Formula) -> set[sp.Symbol]:
@@ -95,21 +120,3 @@ def _is_small(f: Formula, side: Indices, sizes: Sizes) -> bool:
     """An operand to be computed must not be larger than a part of the product's work."""
     points = sizes.points(i.extent for i in f.indices if i.symbol in side)
     return 8 * points <= sizes.points(i.extent for i in f.indices)
-
-
-def _computed(
-    name: str, group: Sequence[sp.Expr], side: Indices, f: Formula, tensors: dict[str, Tensor], made: list[Formula]
-) -> Access:
-    axes = tuple(i for i in f.indices if i.symbol in side)
-    operand = Formula(fresh(name, tensors), axes, (), sp.Mul(*group), f.reads, origin=f.origin)
-    tensors[operand.out] = Tensor(operand.out, operand.shape)
-    made.append(operand)
-    return Access(operand.out, tuple(i.symbol for i in axes))
-
-
-def _formula(
-    f: Formula, out: str, over: tuple[Index, ...], body: sp.Expr, reads: Sequence[Access], tensors: dict[str, Tensor]
-) -> Formula:
-    made = Formula(out, f.axes, over, body, tuple(reads), origin=f.origin)
-    tensors.setdefault(out, Tensor(out, made.shape))
-    return made
