@@ -1,0 +1,1 @@
+"""The code generator: its laws, its text, its speed."""

@@ -90,7 +90,7 @@ def _run(
             for lo, hi in ((0, middle), (middle, extent)):
                 function(table.ctypes.data, scratch.ctypes.data, lo, hi)
         else:
-            named = dict(zip([n for n in _size_names(source.job)], numbers, strict=True))
+            named = dict(zip(_size_names(source.job), numbers, strict=True))
             own = [
                 aligned(tuple(named[n] if isinstance(n, str) else n for n in p.shape), TYPES[p.element])
                 for p in source.job.parameters

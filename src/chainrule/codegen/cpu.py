@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from chainrule import executable as ex
+from chainrule.codegen import functions, vector
 from chainrule.codegen.contraction import write_product
 from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.kernel import (
@@ -30,6 +31,7 @@ from chainrule.codegen.objects import Compiled, Job, compile_objects, symbol_of
 from chainrule.codegen.statement import write_statement
 from chainrule.codegen.target import Target, host
 from chainrule.errors import ChainruleError
+from chainrule.ir.expression import dim_symbol
 from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, leaves
 
 
@@ -71,7 +73,8 @@ def sources(program: Program, *, element: Element, target: Target | None = None)
 def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element, target: Target) -> KernelSource:
     """`kernel` as a Python function named `entry`."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
-    w = Writer(kernel, buffers, element, target)
+    dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
+    w = Writer(kernel, buffers, dims, element, target)
     w.names.fresh(entry)
     _write_blocks(kernel, w)
     given, own, names, parameters = parameters_of(w)
@@ -92,10 +95,10 @@ def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element
 
 def imports(w: Writer) -> list[str]:
     """What saved source needs to run as plain Python."""
-    modules: dict[str, list[str]] = {}
-    for name in sorted(w.used):
-        modules.setdefault(LIBRARY[name].__module__ if name in LIBRARY else "numpy", []).append(name)
-    lines = [f"from {module} import {', '.join(names)}" for module, names in sorted(modules.items())]
+    lines = []
+    for module in (functions, vector):
+        if names := sorted(w.used & set(module.__all__)):
+            lines.append(f"from {module.__name__} import {', '.join(names)}")
     return [*lines, "", ""] if lines else []
 
 
@@ -115,7 +118,7 @@ def _write_blocks(kernel: Kernel, w: Writer) -> None:
     }
     with w.inside(f"for {number} in range(lo, hi):"):
         w.line(f"{first} = {number} * {block.size}")
-        w.line(f"{last} = min({first} + {block.size}, {w.integer(block.extent)})")
+        w.line(f"{last} = {w.call('minimum')}({first} + {block.size}, {w.integer(block.extent)})")
         write_leaves(kernel.body, w)
 
 

@@ -198,6 +198,8 @@ def _of_truth(e: sp.Rel, scope: Scope) -> Term | None:
 def literal(e: sp.Basic, scope: Scope) -> Term:
     """A number in the program's float, rounded from its exact value."""
     number = number_text(e)
+    if number.lstrip("-") in ("inf", "nan"):
+        scope.used.add(number.lstrip("-"))
     if scope.element == "float64" and number not in ("inf", "-inf", "nan"):
         return Term(number, UNARY if number[0] == "-" else ATOM)
     return scope.call(scope.element, number)

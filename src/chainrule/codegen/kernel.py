@@ -52,6 +52,7 @@ class Writer:
 
     kernel: Kernel
     buffers: Mapping[str, Buffer]  # the program's and the kernel's own
+    dims: frozenset[sp.Symbol]
     element: Element
     target: Target
     names: Names = field(default_factory=lambda: Names({"lo", "hi", "kernel", *LIBRARY}))
@@ -189,8 +190,8 @@ class Writer:
     def collapsed(self, ranges: list[Range]) -> Iterator[None]:
         """One loop for several that nest perfectly: CPython refuses more than 20 of them."""
         counts = [sp.Add(r.stop, -r.start) for r in ranges]
-        # of an empty range nothing may be a factor below nothing: max(0, stop - start)
-        lengths = [f"max(0, {self.integer(c)})" if not c.is_nonnegative else f"({self.integer(c)})" for c in counts]
+        # of an empty range nothing may be a factor below nothing
+        lengths = [f"{self.call('maximum')}(0, {self.integer(c)})" if not c.is_nonnegative else f"({self.integer(c)})" for c in counts]
         flat = self.names.fresh("flat")
         with self.inside(f"for {flat} in range({' * '.join(lengths)}):"):
             rest = flat
@@ -215,7 +216,7 @@ class Writer:
 
 
 class _Dims(dict[sp.Symbol, Symbol]):
-    """The symbols of a scope; one that no loop or read stands for is a dim, and becomes a size of the kernel."""
+    """The symbols of a scope; a dim among them becomes a size of the kernel."""
 
     def __init__(self, writer: Writer, known: Mapping[sp.Symbol, Symbol]) -> None:
         super().__init__(known)
@@ -224,7 +225,7 @@ class _Dims(dict[sp.Symbol, Symbol]):
     def get(self, key: sp.Symbol, default: Symbol | None = None) -> Symbol | None:  # type: ignore[override]
         if key in self:
             return self[key]
-        if not isinstance(key, sp.Symbol) or key.name.startswith("_"):
+        if key not in self.writer.dims:
             return default
         return Symbol(self.writer.size(key), "integer")
 

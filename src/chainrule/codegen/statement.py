@@ -188,9 +188,9 @@ def _reduced_integer(reduce: Reduce, target: str, new: str, w: Writer) -> str:
         case Reduce.PROD:
             return f"{target} *= {new}"
         case Reduce.MAX:
-            return f"{target} = max({target}, {new})"
+            return f"{target} = {w.call('maximum')}({target}, {new})"
         case Reduce.MIN:
-            return f"{target} = min({target}, {new})"
+            return f"{target} = {w.call('minimum')}({target}, {new})"
         case Reduce.ARGMAX:
             raise ChainruleError("argmax stores a place, not the value compared")
 
