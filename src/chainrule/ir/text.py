@@ -6,14 +6,16 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from chainrule.ir.expression import ATOM, IF, OR, PRODUCT, TRAINING, expression_text, slot
-from chainrule.ir.formula import Access, DType, Formula
+from chainrule.ir.expression import ATOM, IF, OR, PRODUCT, TRAINING, expression_text, is_slot, slot
+from chainrule.ir.formula import Access, DType, Formula, free_symbols
 
 
 def names_of(f: Formula) -> dict[sp.Basic, str]:
     """What each symbol of `f` prints as: pretty index names (made unique), and reads for slots."""
     names: dict[sp.Basic, str] = {TRAINING: "training"}
-    taken: set[str] = {s.name for s in f.body.free_symbols}
+    # an index may not be taken for a dim, or for a tensor of rank 0
+    taken = {s.name for s in free_symbols((f.body, *f.where, *(i for read in f.reads for i in read.indices)))}
+    taken |= {read.tensor for read in f.reads if not read.indices}
     for index in f.indices:
         name, k = index.name, 2
         while name in taken:
@@ -23,6 +25,15 @@ def names_of(f: Formula) -> dict[sp.Basic, str]:
     for k, read in enumerate(f.reads):  # an access comes after those that its indices need
         names[slot(k)] = names[slot(k, DType.INT.sort)] = access_text(read, names)
     return names
+
+
+def _converted(f: Formula, names: Mapping[sp.Basic, str], parts: tuple[sp.Basic, ...]) -> Mapping[sp.Basic, str]:
+    """`names`, with ``float(label[n])`` for an integer read where `parts` also hold reals: the two do not mix."""
+    symbols = free_symbols(parts)
+    if not any(is_slot(s) and not s.is_integer for s in symbols):
+        return names
+    whole = [s for s in symbols if is_slot(s) and s.is_integer]
+    return {**names, **{s: f"float({names[s]})" for s in whole}}
 
 
 def access_text(access: Access, names: Mapping[sp.Basic, str]) -> str:
@@ -35,11 +46,14 @@ def access_text(access: Access, names: Mapping[sp.Basic, str]) -> str:
 def law_text(f: Formula) -> str:
     """The right side of `f`, its reduction and conditions included: ``sum[i] x[n, i] * W[i, o]``."""
     names = names_of(f)
-    where = " and ".join(expression_text(c, names, OR + 1) for c in f.where)
+    where = " and ".join(expression_text(c, _converted(f, names, (c,)), OR + 1) for c in f.where)
+    body = _converted(f, names, (f.body,))
+    if f.dtype is DType.FLOAT:  # integers alone make no float either
+        body = {s: f"float({t})" if is_slot(s) and s.is_integer else t for s, t in names.items()}
     if not f.over:
-        return expression_text(f.body, names, IF) + (f" where {where}" if where else "")
+        return expression_text(f.body, body, IF) + (f" where {where}" if where else "")
     over = ", ".join(f"{names[r.symbol]} < {expression_text(r.extent, {})}" for r in f.over)
-    return f"{f.reduce.value}[{over}{f' where {where}' if where else ''}] {expression_text(f.body, names, PRODUCT)}"
+    return f"{f.reduce.value}[{over}{f' where {where}' if where else ''}] {expression_text(f.body, body, PRODUCT)}"
 
 
 def formula_text(f: Formula) -> str:

@@ -155,6 +155,7 @@ def param(scope: Scope, e: s.ParamStatement) -> None:
     scope.draft.params[name] = Pending(made, e.law, scope, e.span)
     scope.draft.learned.add(name)
     remember(scope, e.tensor.name, made)
+    scope.stored[e.tensor.name] = name
 
 
 def state(scope: Scope, e: s.StateStatement) -> None:

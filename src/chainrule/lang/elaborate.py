@@ -181,7 +181,7 @@ def update(scope: Scope, e: s.UpdateStatement, reads_on: bool) -> None:
     draft = scope.draft
     value = e.value
     source = scope.tensors.get(value.path) if isinstance(value, s.Name) else None
-    if source is not None and e.where is None and source.name in {n.out for n in draft.nodes} and e.left.axes is None:
+    if source is not None and e.where is None and source.name in draft.axis_names and e.left.axes is None:
         made = source
     else:
         out = draft.unique(f"{store}.next", ".")

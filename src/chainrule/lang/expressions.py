@@ -35,16 +35,14 @@ class Value:
     kind: DType | None = None
     integral: bool = False  # an integer, whatever its kind
 
+    bit: sp.Expr | None = None  # of a condition: the 0 or 1 that it was read as
+
     @property
     def number(self) -> sp.Expr:
-        return as_number(self.expr) if self.kind is DType.BOOL else self.expr
-
-
-def as_number(condition: sp.Basic) -> sp.Expr:
-    """1 where the condition holds, else 0."""
-    if isinstance(condition, sp.Ne) and is_slot(condition.lhs) and condition.lhs.is_integer and condition.rhs is sp.S.Zero:
-        return condition.lhs  # a bool tensor's element is 0 or 1 already
-    return Select(condition, sp.S.One, sp.S.Zero)
+        """1 where a condition holds, else 0; a number is itself."""
+        if self.kind is not DType.BOOL:
+            return self.expr
+        return Select(self.expr, sp.S.One, sp.S.Zero) if self.bit is None else self.bit
 
 
 def relation(sign: str, left: sp.Expr, right: sp.Expr) -> sp.Basic:
@@ -241,7 +239,7 @@ class Expressions:
             read = body.read(Access(scope.scalars[e.path], ()), DType.FLOAT)
             return Value(read, None)
         if e.path == "training":
-            return Value(sp.Ne(TRAINING, 0, evaluate=False), DType.BOOL, True)
+            return Value(sp.Ne(TRAINING, 0, evaluate=False), DType.BOOL, True, TRAINING)
         if e.path in scope.numbers or e.path in scope.axes or e.path in static.WORDS:
             return constant(static.static(e, scope))
         if e.path == "_":
@@ -384,7 +382,7 @@ class Expressions:
     def compare(self, e: s.Compare, frame: Frame, body: Body) -> Value:
         left, right = self.value(e.left, frame, body), self.value(e.right, frame, body)
         if DType.BOOL in (left.kind, right.kind):
-            if left.kind is not right.kind:
+            if left.kind is not right.kind and None not in (left.kind, right.kind):
                 way_out = "write `c` or `not c`, or int(c)"
                 raise SourceError(e.span, "a truth value compared with a number", (), way_out)
         else:
@@ -548,7 +546,7 @@ def constant(value: Static) -> Value:
 
 def typed(read: sp.Symbol, dtype: DType) -> Value:
     if dtype is DType.BOOL:
-        return Value(sp.Ne(read, 0, evaluate=False), DType.BOOL, True)
+        return Value(sp.Ne(read, 0, evaluate=False), DType.BOOL, True, read)
     return Value(read, dtype, dtype is DType.INT)
 
 
