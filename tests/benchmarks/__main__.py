@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tests.benchmarks import peers
 from tests.benchmarks.ceilings import ceilings
+from tests.benchmarks.main_job import measure_main_job
 from tests.benchmarks.measure import best_of_others, measure_row
 from tests.benchmarks.rows import ROWS, Row, named
 from tests.benchmarks.startup import measure_startup
@@ -34,20 +35,31 @@ def main() -> None:
         console.print(f"{threads} threads: {ceiling['gflops']:.0f} GFLOP/s, {ceiling['gb_per_s']:.1f} GB/s")
         report["machine"].setdefault("ceilings", {})[str(threads)] = ceiling
         for name in wanted.rows:
-            if name == "startup":
-                results = measure_startup(threads, 5 if wanted.quick else 21)
-                report["rows"].append({"row": name, "threads": threads, "commands": results})
-                console.print(startup_table(results, threads))
-            else:
-                report["rows"].append(row_report(named(name), threads, wanted, ceiling))
-                console.print(row_table(report["rows"][-1]))
+            report["rows"].append(measured(name, threads, wanted, ceiling))
+            console.print(table_of(report["rows"][-1]))
     if wanted.json:
         print(json.dumps(report))
 
 
+def measured(name: str, threads: int, wanted: argparse.Namespace, ceiling: dict[str, float]) -> dict[str, Any]:
+    """One row of the JSON."""
+    if name == "startup":
+        return {"row": name, "threads": threads, "commands": measure_startup(threads, 5 if wanted.quick else 21)}
+    if name == "main-job":
+        return {"row": name, "threads": threads, **measure_main_job(threads)}
+    return row_report(named(name), threads, wanted, ceiling)
+
+
+def table_of(report: dict[str, Any]) -> Table | str:
+    """A row of the JSON for people."""
+    if "commands" in report:
+        return startup_table(report["commands"], report["threads"])
+    return row_table(report) if "peers" in report else str(report)
+
+
 def arguments() -> argparse.Namespace:
     """What the command line asks for."""
-    known = [row.name for row in ROWS] + ["startup"]
+    known = [row.name for row in ROWS] + ["startup", "main-job"]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--rows", type=lambda s: s.split(","), default=known, help=f"of {', '.join(known)}")
     parser.add_argument("--peers", type=lambda s: s.split(","), default=[p.name for p in peers.PEERS])
@@ -68,7 +80,7 @@ def arguments() -> argparse.Namespace:
 
 
 def row_report(row: Row, threads: int, wanted: argparse.Namespace, ceiling: dict[str, float]) -> dict[str, Any]:
-    """One row of the JSON."""
+    """A training step's row."""
     names = [name for name in wanted.peers if name in row.peers and peers.installed(peers.named(name))]
     rounds, seconds = (5, 0.1) if wanted.quick else (15, 0.25)
     results = measure_row(row, threads, names, rounds, seconds)

@@ -1,0 +1,48 @@
+"""The benchmark counts the work rightly, and refuses a peer that does other work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.benchmarks.measure import Failed, agreed, best_of_others
+from tests.benchmarks.rows import COMPARED, ROWS, Row, named, reference_losses, write_data
+
+
+def reference(row, tmp_path):
+    write_data(row, tmp_path / "data.npz")
+    with np.load(tmp_path / "data.npz", allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def test_a_row_counts_its_products_and_its_bytes():
+    row = Row("two", (2, 3, 4, 5), 7)
+    forward = 2 * 7 * (2 * 3 + 3 * 4 + 4 * 5)
+    assert row.flops == 3 * forward - 2 * 7 * 2 * 3  # the inputs need no gradient
+    assert row.bytes == 4 * (2 * (6 + 3 + 12 + 4 + 20 + 5) + 7 * 2) + 8 * 7
+
+
+@pytest.mark.parametrize("row", ROWS[:2], ids=lambda row: row.name)
+def test_the_reference_descends_along_the_gradient(row, tmp_path):
+    """With one batch again and again, each loss is below the one before."""
+    data = reference(row, tmp_path)
+    data["x"][:], data["label"][:] = data["x"][0], data["label"][0]
+    losses = reference_losses(data)
+    assert len(losses) == COMPARED
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_other_work_is_noticed(tmp_path):
+    """A peer that skips its updates has other losses, and no place in the table."""
+    data = reference(named("mlp-64-32-32-10"), tmp_path)
+    losses = reference_losses(data)
+    assert agreed(list(losses), losses) == losses[-1]
+    data["x"][:], data["label"][:] = data["x"][0], data["label"][0]
+    with pytest.raises(Failed, match="loss of step 2 is"):
+        agreed(reference_losses(data), losses)
+
+
+def test_the_ratio_is_to_the_best_other():
+    results = {"a": {"step_us": 9.0}, "b": {"step_us": 6.0}, "c": {"error": "no"}, "chainrule": {"step_us": 2.0}}
+    assert best_of_others(results) == 3
+    assert best_of_others({"a": {"step_us": 9.0}, "chainrule": {"error": "no"}}) is None
