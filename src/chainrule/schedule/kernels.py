@@ -35,6 +35,9 @@ FORMULAS = 48
 BLOCK_NS = 10_000.0
 """What a block should take at least."""
 
+BLOCKS = 64
+"""As many blocks keep every core busy; more would only be more partial results."""
+
 TILE_ROWS = 32
 """What a block should at least divide of a product's rows or columns."""
 
@@ -224,10 +227,10 @@ class Planner:
         extent = max(1, self.sizes.of(draft.index.extent))
         cost = sum(self.costs[t] for t in draft.tasks)
         row = sum(self.row_bytes(t, draft.opened[t]) for t in draft.tasks)
-        size = math.ceil(extent * min(1.0, BLOCK_NS / max(cost, 1.0)))
+        size = max(math.ceil(extent * min(1.0, BLOCK_NS / max(cost, 1.0))), math.ceil(extent / BLOCKS))
         if any(self.is_side(t, draft.opened[t]) for t in draft.tasks):
-            size = max(size, TILE_ROWS)  # a tile reads its other operand once for all rows of the block
-        size = min(size, max(8, BLOCK_BYTES // max(row, 1)))
+            # a tile reads its other operand once for all rows of the block, and leaves its result in the cache
+            size = min(max(size, TILE_ROWS), max(8, BLOCK_BYTES // max(row, 1)))
         if size > LANES:
             size = -(-size // (2 * LANES)) * 2 * LANES
         return min(size, extent) if draft.index.extent.is_Integer else size
