@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mpmath as mp
 
@@ -51,9 +52,9 @@ def remez(fit: Fit) -> tuple[tuple[mp.mpf, ...], mp.mpf]:
 
 def _extrema(error: Callable[[mp.mpf], mp.mpf], points: list[mp.mpf], fit: Fit) -> list[mp.mpf]:
     """Between neighbouring roots of the error, the place where it is greatest."""
-    roots = [_root(error, a, b) for a, b in zip(points, points[1:], strict=False)]
+    roots = [_root(error, a, b) for a, b in pairwise(points)]
     edges = [fit.low, *roots, fit.high]
-    return [_peak(error, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [_peak(error, a, b) for a, b in pairwise(edges)]
 
 
 def _root(error: Callable[[mp.mpf], mp.mpf], a: mp.mpf, b: mp.mpf) -> mp.mpf:
@@ -128,7 +129,11 @@ def table() -> str:
     with mp.workdps(DIGITS):
         for fit in fits():
             coefficients, error = remez(fit)
-            lines += [f"{fit.name} = (  # weighed error {mp.nstr(error, 3)}", *(f"    {float(c)!r}," for c in coefficients), ")"]
+            lines += [
+                f"{fit.name} = (  # weighed error {mp.nstr(error, 3)}",
+                *(f"    {float(c)!r}," for c in coefficients),
+                ")",
+            ]
     return "\n".join(lines) + "\n"
 
 

@@ -19,38 +19,39 @@ or `afn`: NaN, infinities and signed zeros keep their meaning. Division follows 
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
+import json
+import os
 import struct
+import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
-from llvmlite import ir
-from numba.core import codegen, compiler, cpu, typed_passes, types, untyped_passes
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.compiler_machinery import PassManager
 from numba.core.errors import NumbaError
-from numba.core.registry import cpu_target
 
 from chainrule.codegen import functions, vector
+from chainrule.codegen.native import ITEM, Array, Parameter, Size, machine_for, module_of, optimise
 from chainrule.codegen.target import Target
-from chainrule.codegen.view import ELEMENTS, View
-
-I64, I8 = ir.IntType(64), ir.IntType(8)
 
 FORMAT = 1  # part of every symbol: change it with anything here that changes the code of equal sources
 
-LIBM = frozenset(
-    f"{name}{suffix}"
-    for name in "exp exp2 expm1 log log2 log10 log1p pow sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh "
-    "atanh erf erfc tgamma lgamma cbrt hypot fmod fma floor ceil trunc rint round".split()
-    for suffix in ("", "f")
+LIBM: frozenset[str] = frozenset(  # noqa: SIM905 (a list of words reads best as words)
+    "exp exp2 expm1 log log2 log10 log1p pow sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh".split()
+    + "erf erfc tgamma lgamma cbrt hypot fmod fma floor ceil trunc rint round".split()
+)  # fmt: skip
+BOUND = (
+    LIBM
+    | {name + "f" for name in LIBM}
+    | {"memcpy", "memset", "memmove", "scipy_cblas_sgemm", "scipy_cblas_dgemm"}
 )
-BOUND = LIBM | {"memcpy", "memset", "memmove", "scipy_cblas_sgemm", "scipy_cblas_dgemm"}
 """The undefined symbols that an object may have; the run side binds each from libm, libc or OpenBLAS."""
 
 NAMES: dict[str, Any] = {
@@ -63,23 +64,6 @@ NAMES: dict[str, Any] = {
     "__builtins__": {"range": range},
 }
 """All that generated source can name."""
-
-
-@dataclass(frozen=True)
-class Array:
-    """A kernel's parameter that is a view. An extent is an integer, or the name of a `Size` parameter."""
-
-    element: Literal["float32", "float64", "int64", "bool"]
-    shape: tuple[int | str, ...]
-    scratch: bool = False  # private memory instead of a buffer of the table
-
-
-@dataclass(frozen=True)
-class Size:
-    """A kernel's parameter that is an int64 of the table."""
-
-
-Parameter = Array | Size
 
 
 @dataclass(frozen=True)
@@ -106,12 +90,11 @@ class CompileError(Exception):
 
 def compile_object(job: Job, target: Target) -> Compiled:
     """The native object of a kernel for `target`; the same source gives the same bytes."""
-    text, names = canonical(job)
     symbol = symbol_of(job, target)
     with global_compiler_lock:
-        machine = _machine(target)
-        module = _module(text, names, job, symbol)
-        _optimise(module, machine, symbol)
+        machine = machine_for(target)
+        module = _module(job, symbol)
+        optimise(module, machine, symbol)
         code = bytes(machine.emit_object(module))
     externals = undefined_symbols(code)
     if foreign := set(externals) - BOUND:
@@ -121,11 +104,10 @@ def compile_object(job: Job, target: Target) -> Compiled:
 
 def assembly(job: Job, target: Target) -> str:
     """The same as text, for people and for tests that look for vectors."""
-    text, names = canonical(job)
     with global_compiler_lock:
-        machine = _machine(target)
-        module = _module(text, names, job, "kernel")
-        _optimise(module, machine, "kernel")
+        machine = machine_for(target)
+        module = _module(job, "kernel")
+        optimise(module, machine, "kernel")
         return str(machine.emit_assembly(module))
 
 
@@ -139,7 +121,9 @@ def symbol_of(job: Job, target: Target) -> str:
     text, names = canonical(job)
     places = dict(zip(names, range(len(names)), strict=True))
     shapes = [
-        (p.element, [places[n] if isinstance(n, str) else -n for n in p.shape], p.scratch) if isinstance(p, Array) else 0
+        (p.element, [places[n] if isinstance(n, str) else -n for n in p.shape], p.scratch)
+        if isinstance(p, Array)
+        else 0
         for p in job.parameters
     ]
     of = repr((FORMAT, text, shapes, str(target)))
@@ -156,9 +140,6 @@ def scratch_bytes(parameters: tuple[Parameter, ...], sizes: dict[str, int]) -> i
                 count *= sizes[n] if isinstance(n, str) else n
             total += -(-count // 64) * 64
     return total
-
-
-ITEM = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}
 
 
 class _Rename(ast.NodeTransformer):
@@ -194,7 +175,9 @@ def canonical(job: Job) -> tuple[str, tuple[str, ...]]:
     function = found[0]
     names = tuple(a.arg for a in function.args.args)
     if len(names) != len(job.parameters) + 2:
-        raise CompileError(f"{job.entry} takes {names}, of which {len(job.parameters)} are described, and lo, hi")
+        raise CompileError(
+            f"{job.entry} takes {names}, of which {len(job.parameters)} are described, and lo, hi"
+        )
     bound = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     renamed = _Rename(bound | set(names)).visit(function)
     return ast.unparse(ast.fix_missing_locations(ast.Module([renamed], []))), names
@@ -205,200 +188,17 @@ def _define(source: str, entry: str) -> Callable[..., None]:
     tree = ast.parse(source)
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     space = dict(NAMES)
-    exec(compile(tree, f"<{entry}>", "exec"), space)  # noqa: S102
+    exec(compile(tree, f"<{entry}>", "exec"), space)
     function: Callable[..., None] = space[entry]
     return function
 
 
-# Numba, from source to LLVM's text.
-
-
-class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]
-    """Keeps the modules that Numba builds instead of optimising and loading them."""
-
-    def __init__(self, generator: Any, name: str) -> None:
-        codegen.CodeLibrary.__init__(self, generator, name)
-        self.modules: list[ir.Module] = []
-        self.linked: list[_Library] = []
-
-    def add_ir_module(self, module: ir.Module) -> None:
-        self.modules.append(module)
-
-    def add_linking_library(self, library: Any) -> None:
-        self.linked.append(library)
-
-    def finalize(self) -> None:
-        pass
-
-    def everything(self) -> Iterator[ir.Module]:
-        yield from self.modules
-        for library in self.linked:
-            yield from library.everything()
-
-
-class _Codegen(codegen.JITCPUCodegen):  # type: ignore[misc]
-    _library_class = _Library
-
-
-class _Context(cpu.CPUContext):  # type: ignore[misc]
-    """Numba's CPU without its runtime, and with only what loops and numbers need: it starts in half the time."""
-
-    def init(self) -> None:
-        self.is32bit = False
-        self._internal_codegen = _Codegen("chainrule")
-
-    def load_additional_registries(self) -> None:
-        from numba.core import optional  # noqa: F401, PLC0415
-        from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj  # noqa: F401, PLC0415
-
-    def post_lowering(self, module: ir.Module, library: Any) -> None:
-        if self.fastmath:
-            cpu.fastmathpass.rewrite_module(module, self.fastmath)
-
-
-class _Pipeline(compiler.CompilerBase):  # type: ignore[misc]
-    """The passes of Numba that a kernel needs: no rewrites, no inlining, no closures."""
-
-    def define_pipelines(self) -> list[PassManager]:
-        manager = PassManager("kernel")
-        for step in (
-            untyped_passes.TranslateByteCode,
-            untyped_passes.FixupArgs,
-            untyped_passes.IRProcessing,
-            untyped_passes.ReconstructSSA,
-            typed_passes.NopythonTypeInference,
-            typed_passes.PreLowerStripPhis,
-            typed_passes.IRLegalization,
-            typed_passes.NativeLowering,
-            typed_passes.NoPythonBackend,
-        ):
-            manager.add_pass(step, step.__name__)
-        manager.finalize()
-        return [manager]
-
-
-@cache
-def _context() -> _Context:
-    return _Context(cpu_target.typing_context)
-
-
-@cache
-def _machine(target: Target) -> llvm.TargetMachine:
-    """LLVM's code generator. Static, large code model: an object may be loaded anywhere in memory."""
-    codegen.initialize_llvm()
-    triple = llvm.Target.from_triple(llvm.get_process_triple())
-    return triple.create_target_machine(
-        opt=3, cpu=target.cpu, features=target.features, reloc="static", codemodel="jitdefault", jit=True
-    )
-
-
-def _flags() -> compiler.Flags:
-    flags = compiler.Flags()
-    flags.no_compile = True
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
-    flags.nrt = False
-    flags.error_model = "numpy"
-    flags.fastmath = cpu.FastMathOptions({"contract"})
-    return flags
-
-
-def _module(text: str, names: tuple[str, ...], job: Job, symbol: str) -> llvm.ModuleRef:
-    """The kernel as an LLVM module, with its exported wrapper; only that is visible outside."""
-    arguments = [_type(parameter) for parameter in job.parameters] + [types.int64, types.int64]
-    function = _define(text, "kernel")
+def _module(job: Job, symbol: str) -> llvm.ModuleRef:
+    text, names = canonical(job)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = compiler.compile_extra(
-                cpu_target.typing_context,
-                _context(),
-                function,
-                tuple(arguments),
-                types.none,
-                _flags(),
-                {},
-                pipeline_class=_Pipeline,
-            )
+        return module_of(_define(text, "kernel"), names, job.parameters, symbol)
     except (NumbaError, TypeError) as error:
         raise CompileError(f"{error}\n{text}\n# written as\n{job.source}") from error
-    main, *others = dict.fromkeys(result.library.everything())
-    mangled = result.fndesc.mangled_name
-    body = main.get_global(mangled)
-    body.attributes.add("noinline")  # its parameters are noalias, which inlining would weaken
-    body.attributes.add("nounwind")
-    for argument in body.args[2:]:
-        if isinstance(argument.type, ir.PointerType):
-            argument.add_attribute("noalias")
-            argument.attributes.align = 64
-    _wrap(main, body, names, job, symbol)
-    linked = llvm.parse_assembly(_text(main, mangled))
-    for other in others:
-        linked.link_in(llvm.parse_assembly(_text(other, mangled)))
-    return linked
-
-
-def _text(module: ir.Module, mangled: str) -> str:
-    """A module's text. Numba's names count what was compiled before, which must not show in the object."""
-    module.name = "kernel"
-    return str(module).replace(mangled, "body").replace("common global", "internal global")
-
-
-def _type(parameter: Parameter) -> types.Type:
-    if isinstance(parameter, Size):
-        return types.int64
-    shape = tuple(n if isinstance(n, int) else None for n in parameter.shape)
-    return View(ELEMENTS[parameter.element], shape)
-
-
-def _wrap(module: ir.Module, body: ir.Function, names: tuple[str, ...], job: Job, symbol: str) -> None:
-    """The function of the fixed ABI, which takes the table apart and calls `body`."""
-    kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I8.as_pointer(), I64, I64])
-    wrapper = ir.Function(module, kind, symbol)
-    wrapper.attributes.add("nounwind")
-    table, scratch, lo, hi = wrapper.args
-    builder = ir.IRBuilder(wrapper.append_basic_block("entry"))
-
-    def entry(k: int) -> ir.Value:
-        return builder.load(builder.gep(table, [ir.Constant(I64, k)]))
-
-    described = list(zip(names, job.parameters, strict=False))
-    buffers = [name for name, p in described if isinstance(p, Array) and not p.scratch]
-    sizes = [name for name, p in described if isinstance(p, Size)]
-    size = {name: entry(len(buffers) + k) for k, name in enumerate(sizes)}
-    offset: ir.Value = ir.Constant(I64, 0)
-    pointers = iter([a.type for a in body.args[2:] if isinstance(a.type, ir.PointerType)])
-    arguments = [builder.alloca(a.type.pointee) for a in body.args[:2]]
-    for name, parameter in described:
-        if isinstance(parameter, Size):
-            arguments.append(size[name])
-            continue
-        extents = [size[n] if isinstance(n, str) else ir.Constant(I64, n) for n in parameter.shape]
-        pointer = next(pointers)
-        if parameter.scratch:
-            arguments.append(builder.bitcast(builder.gep(scratch, [offset]), pointer))
-            count: ir.Value = ir.Constant(I64, ITEM[parameter.element])
-            for extent in extents:
-                count = builder.mul(count, extent)
-            rounded = builder.and_(builder.add(count, ir.Constant(I64, 63)), ir.Constant(I64, -64))
-            offset = builder.add(offset, rounded)
-        else:
-            arguments.append(builder.inttoptr(entry(buffers.index(name)), pointer))
-        arguments += [e for k, (e, n) in enumerate(zip(extents, parameter.shape, strict=True)) if k and isinstance(n, str)]
-    builder.call(body, [*arguments, lo, hi])
-    builder.ret_void()
-
-
-def _optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, symbol: str) -> None:
-    for function in module.functions:
-        if not function.is_declaration and function.name != symbol:
-            function.linkage = "internal"
-    module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = True
-    options.slp_vectorization = True
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
 
 
 def undefined_symbols(code: bytes) -> tuple[str, ...]:
@@ -416,3 +216,105 @@ def undefined_symbols(code: bytes) -> tuple[str, ...]:
                     first = headers[link][4] + name
                     found.add(code[first : code.index(b"\0", first)].decode())
     return tuple(sorted(found))
+
+
+# Many cold kernels at once: Numba holds a global lock, so by other processes. A worker is this module run by itself,
+# one JSON line in and one out for each kernel. It imports nothing of the caller's, so scripts without a `__main__`
+# guard, notebooks and tests are safe; where no worker starts, or one dies, its share is compiled here.
+
+WORTH_A_WORKER = 4000
+"""Characters of source: a worker needs over a second to start, in which some ten kernels are compiled here."""
+
+
+def compile_objects(jobs: Sequence[Job], target: Target, workers: int | None = None) -> list[Compiled]:
+    """The objects of all `jobs`, in order; equal kernels are compiled once. workers: processes, this one included."""
+    symbols = [symbol_of(job, target) for job in jobs]
+    distinct = dict(zip(symbols, jobs, strict=True))
+    work = sum(len(canonical(job)[0]) for job in distinct.values())
+    count = min(_cores() if workers is None else workers, 1 + work // WORTH_A_WORKER) if workers != 1 else 1
+    shares = _shares(distinct, max(count, 1) if sys.executable else 1)
+    found: dict[str, Compiled] = {}
+    threads = [threading.Thread(target=_by_worker, args=(share, target, found)) for share in shares[1:]]
+    for thread in threads:
+        thread.start()
+    try:
+        for symbol, job in shares[0].items():
+            found[symbol] = compile_object(job, target)
+    finally:
+        for thread in threads:
+            thread.join()
+    for symbol, job in distinct.items():
+        if symbol not in found:  # a worker that could not start, or died
+            found[symbol] = compile_object(job, target)
+    return [found[symbol] for symbol in symbols]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _shares(jobs: dict[str, Job], count: int) -> list[dict[str, Job]]:
+    """Shares of about equal work, the longest sources dealt out first, the first share having a head start."""
+    shares: list[dict[str, Job]] = [{} for _ in range(count)]
+    load = [0] + [WORTH_A_WORKER // 2] * (count - 1)
+    for symbol, job in sorted(jobs.items(), key=lambda item: -len(canonical(item[1])[0])):
+        k = load.index(min(load))
+        shares[k][symbol] = job
+        load[k] += len(canonical(job)[0])
+    return shares
+
+
+def _by_worker(share: dict[str, Job], target: Target, found: dict[str, Compiled]) -> None:
+    """Let a process compile `share`; what it answers goes to `found`, what it does not is left to the caller."""
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    lines = [json.dumps({"target": asdict(target)})]
+    for job in share.values():
+        described = [_described(p) for p in job.parameters]
+        lines.append(json.dumps({"source": job.source, "entry": job.entry, "parameters": described}))
+    try:
+        answer = subprocess.run(
+            [sys.executable, "-m", "chainrule.codegen.objects"],
+            input="\n".join(lines) + "\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+    except (OSError, subprocess.SubprocessError):
+        return
+    for line in answer.stdout.splitlines():
+        try:
+            told = json.loads(line)
+            compiled = Compiled(told["symbol"], base64.b64decode(told["code"]), tuple(told["externals"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+        if compiled.symbol in share:
+            found[compiled.symbol] = compiled
+
+
+def _described(parameter: Parameter) -> Any:
+    return asdict(parameter) if isinstance(parameter, Array) else None
+
+
+def _read(told: Any) -> Job:
+    parameters: tuple[Parameter, ...] = tuple(
+        Size() if p is None else Array(p["element"], tuple(p["shape"]), p["scratch"])
+        for p in told["parameters"]
+    )
+    return Job(told["source"], told["entry"], parameters)
+
+
+def main() -> None:
+    """A worker: the target on the first line of the input, then a kernel on each; an object for each."""
+    target = Target(**json.loads(sys.stdin.readline())["target"])
+    for line in sys.stdin:
+        compiled = compile_object(_read(json.loads(line)), target)
+        code = base64.b64encode(compiled.code).decode()
+        answer = {"symbol": compiled.symbol, "code": code, "externals": compiled.externals}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

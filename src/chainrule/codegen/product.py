@@ -99,7 +99,9 @@ def choose(shape: Shape, element: str, target: Target, left: Operand, right: Ope
     width = lanes * vectors
     stride = right.inner[0] if len(right.inner) == 1 else ""
     size = target_bytes(element)
-    collides = stride.isdigit() and int(stride) * size % COLLISION == 0 and k >= 64 and m >= 4 * rows and n > width
+    collides = (
+        stride.isdigit() and int(stride) * size % COLLISION == 0 and k >= 64 and m >= 4 * rows and n > width
+    )
     pack = right.column != "1" or collides
     return Way("tile", rows, vectors, lanes, (shape.inner, width) if pack else None)
 
@@ -149,7 +151,18 @@ def product_lines(
 
 def calls(lines: list[str]) -> set[str]:
     """The functions of `vector` and `functions` that a leaf's lines call."""
-    names = ("tile", "rank1", "rank1_part", "store_tile", "add_tile", "transpose", "element", "gemm", "store", "load_part")
+    names = (
+        "tile",
+        "rank1",
+        "rank1_part",
+        "store_tile",
+        "add_tile",
+        "transpose",
+        "element",
+        "gemm",
+        "store",
+        "load_part",
+    )
     return {name for name in names if any(f"{name}(" in line for line in lines)}
 
 
@@ -237,7 +250,10 @@ def _minus(a: str, b: str) -> str:
 
 
 def _panel(leaf: _Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
-    """All rows against one panel of columns: tiles of the full height, then of what is left."""
+    """All rows against one panel of columns: tiles of the full height, then one of what is left.
+
+    Where the number of rows is known at run time only, the last tile repeats its last row and stores each once.
+    """
     if leaf.way.panel is not None:
         yield from _pack(leaf, column, count)
     rows, row, tall = leaf.rows, leaf.name("row"), leaf.way.rows
@@ -247,39 +263,33 @@ def _panel(leaf: _Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
         heights += [(known % tall, 1)] if known % tall else []
         for height, times in heights:
             yield f"for {row} in range({first}, {first + height * times}, {height}):"
-            yield from _indent(_tile(leaf, row, column, height, vectors, count))
+            yield from _indent(_tile(leaf, row, column, height, vectors, count, str(height)))
             first += height * times
         return
-    height = tall
-    while height:
-        if height == 1:
-            yield f"for {row} in range({start}, {rows.stop}):"
-        else:
-            following = f"{leaf.name('rows')}_{height}"
-            yield f"{following} = {_atom(start)} + max({_minus(rows.stop, start)}, 0) // {height} * {height}"
-            yield f"for {row} in range({start}, {following}, {height}):"
-            start = following
-        yield from _indent(_tile(leaf, row, column, height, vectors, count))
-        height //= 2
+    yield f"for {row} in range({start}, {rows.stop}, {tall}):"
+    yield from _indent(_tile(leaf, row, column, tall, vectors, count, f"{rows.stop} - {row}"))
 
 
-def _tile(leaf: _Leaf, row: str, column: str, height: int, vectors: int, count: str) -> Iterator[str]:
+def _tile(
+    leaf: _Leaf, row: str, column: str, height: int, vectors: int, columns: str, rows: str
+) -> Iterator[str]:
     sums, target, left, right = leaf.name("sums"), leaf.target, leaf.left, leaf.right
     yield f"{sums} = tile({target.view}, {height}, {vectors}, {leaf.way.lanes})"
-    at, step = _at(left, row, "0"), left.row
+    whole = rows == str(height) and columns == str(vectors * leaf.way.lanes)
     if leaf.way.panel is not None:
         k = leaf.name("k")
         yield f"{k} = 0"
-        body = [
-            f"{sums} = rank1({sums}, {left.view}, {at}, {step}, {leaf.panel}, {k} * {leaf.width})",
-            f"{k} += 1",
-        ]
+        place, whole = f"{leaf.panel}, {k} * {leaf.width}", rows == str(height)
+        count = str(vectors * leaf.way.lanes)
     else:
-        places = f"{left.view}, {at}, {step}, {right.view}, {_at(right, '0', column)}"
-        full = count.isdigit() and int(count) == vectors * leaf.way.lanes
-        body = [f"{sums} = rank1({sums}, {places})" if full else f"{sums} = rank1_part({sums}, {places}, {count})"]
+        place, count = f"{right.view}, {_at(right, '0', column)}", columns
+    places = f"{sums}, {left.view}, {_at(left, row, '0')}, {left.row}, {place}"
+    body = [f"{sums} = rank1({places})" if whole else f"{sums} = rank1_part({places}, {rows}, {count})"]
+    if leaf.way.panel is not None:
+        body.append(f"{k} += 1")
     yield from _inner_loops(leaf, body)
-    yield f"{_store(leaf)}({sums}, {target.view}, {_at(target, row, column)}, {target.row}, {leaf.scale}, {count})"
+    into = f"{target.view}, {_at(target, row, column)}, {target.row}"
+    yield f"{_store(leaf)}({sums}, {into}, {leaf.scale}, {rows}, {columns})"
 
 
 def _pack(leaf: _Leaf, column: str, count: str) -> Iterator[str]:
@@ -295,7 +305,8 @@ def _pack(leaf: _Leaf, column: str, count: str) -> Iterator[str]:
         for v in range(leaf.way.vectors):
             place = _plus(_at(right, "0", column), str(v * lanes))
             into = _plus(f"{k} * {width}", str(v * lanes))
-            body.append(f"store({leaf.panel}, {into}, load_part({right.view}, {place}, {lanes}, {_minus(count, str(v * lanes))}))")
+            part = f"load_part({right.view}, {place}, {lanes}, {_minus(count, str(v * lanes))})"
+            body.append(f"store({leaf.panel}, {into}, {part})")
     else:
         place = _at(right, "0", f"{column} + {c}")
         body = [
@@ -327,7 +338,10 @@ def _blas(leaf: _Leaf) -> Iterator[str]:
     """One call; the inner loop's name stands at its start, where the operands' offsets are taken."""
     (extent,) = leaf.inner
     rows, columns = leaf.rows, leaf.columns
-    turned_left, turned_right = leaf.left.row == "1" != leaf.left.inner[0], leaf.right.inner[0] == "1" != leaf.right.column
+    turned_left, turned_right = (
+        leaf.left.row == "1" != leaf.left.inner[0],
+        leaf.right.inner[0] == "1" != leaf.right.column,
+    )
     left_step = leaf.left.inner[0] if turned_left else leaf.left.row
     right_step = leaf.right.column if turned_right else leaf.right.inner[0]
     keep = "1.0" if leaf.accumulate else "0.0"

@@ -48,7 +48,9 @@ class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     """A vector is a value of LLVM's own vector type; a condition per lane is a bit."""
 
     def __init__(self, manager: Any, vector: Vector) -> None:
-        element = ir.IntType(1) if vector.element is types.boolean else manager[vector.element].get_value_type()
+        element = (
+            ir.IntType(1) if vector.element is types.boolean else manager[vector.element].get_value_type()
+        )
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
@@ -93,7 +95,9 @@ def element_pointer(
 @lower_builtin(operator.getitem, View, types.Any)
 def _read(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
     view, index = sig.args
-    return context.unpack_value(builder, view.element, element_pointer(context, builder, view, args[0], index, args[1]))
+    return context.unpack_value(
+        builder, view.element, element_pointer(context, builder, view, args[0], index, args[1])
+    )
 
 
 @lower_builtin(operator.setitem, View, types.Any, types.Any)

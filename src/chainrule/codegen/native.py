@@ -1,0 +1,235 @@
+"""From a kernel's Python function to an optimised LLVM module: Numba reads and types it, the rest is here.
+
+Nothing of Numba's runtime comes along: no reference counts, no CPython wrappers, no dispatchers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import codegen, compiler, cpu, optional, typed_passes, types, typing, untyped_passes
+from numba.core.compiler_machinery import PassManager
+from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj
+
+from chainrule.codegen.target import Target
+from chainrule.codegen.view import ELEMENTS, View
+
+I64, I8 = ir.IntType(64), ir.IntType(8)
+
+LOWERED = (builtins, mathimpl, numbers, optional, rangeobj, tupleobj)
+"""The parts of Python that kernels use: importing them tells Numba how to lower them."""
+
+
+@dataclass(frozen=True)
+class Array:
+    """A kernel's parameter that is a view. An extent is an integer, or the name of a `Size` parameter."""
+
+    element: Literal["float32", "float64", "int64", "bool"]
+    shape: tuple[int | str, ...]
+    scratch: bool = False  # private memory instead of a buffer of the table
+
+
+@dataclass(frozen=True)
+class Size:
+    """A kernel's parameter that is an int64 of the table."""
+
+
+Parameter = Array | Size
+
+ITEM = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}  # bytes
+
+
+class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]
+    """Keeps the modules that Numba builds instead of optimising and loading them."""
+
+    def __init__(self, generator: Any, name: str) -> None:
+        codegen.CodeLibrary.__init__(self, generator, name)
+        self.modules: list[ir.Module] = []
+        self.linked: list[_Library] = []
+
+    def add_ir_module(self, module: ir.Module) -> None:
+        self.modules.append(module)
+
+    def add_linking_library(self, library: Any) -> None:
+        self.linked.append(library)
+
+    def finalize(self) -> None:
+        """Nothing is loaded."""
+
+    def everything(self) -> Iterator[ir.Module]:
+        yield from self.modules
+        for library in self.linked:
+            yield from library.everything()
+
+
+class _Codegen(codegen.JITCPUCodegen):  # type: ignore[misc]
+    _library_class = _Library
+
+
+class _Context(cpu.CPUContext):  # type: ignore[misc]
+    """Numba's CPU without its runtime, and with only what loops and numbers need: it starts in half the time."""
+
+    def init(self) -> None:
+        self.is32bit = False
+        self._internal_codegen = _Codegen("chainrule")
+
+    def load_additional_registries(self) -> None:
+        """None: what kernels need is in `LOWERED`."""
+
+    def post_lowering(self, module: ir.Module, library: Any) -> None:
+        if self.fastmath:
+            cpu.fastmathpass.rewrite_module(module, self.fastmath)
+
+
+class _Typing(typing.Context):  # type: ignore[misc]
+    """Numba's types without NumPy's, which make each `+` a search through a dozen ufuncs."""
+
+    def load_additional_registries(self) -> None:
+        """None."""
+
+
+class _Pipeline(compiler.CompilerBase):  # type: ignore[misc]
+    """The passes of Numba that a kernel needs: no rewrites, no inlining, no closures."""
+
+    def define_pipelines(self) -> list[PassManager]:
+        manager = PassManager("kernel")
+        for step in (
+            untyped_passes.TranslateByteCode,
+            untyped_passes.FixupArgs,
+            untyped_passes.IRProcessing,
+            untyped_passes.ReconstructSSA,
+            typed_passes.NopythonTypeInference,
+            typed_passes.PreLowerStripPhis,
+            typed_passes.IRLegalization,
+            typed_passes.NativeLowering,
+            typed_passes.NoPythonBackend,
+        ):
+            manager.add_pass(step, step.__name__)
+        manager.finalize()
+        return [manager]
+
+
+@cache
+def _contexts() -> tuple[_Typing, _Context]:
+    types_of = _Typing()
+    return types_of, _Context(types_of)
+
+
+@cache
+def machine_for(target: Target) -> llvm.TargetMachine:
+    """LLVM's code generator. Static, large code model: an object may be loaded anywhere in memory."""
+    codegen.initialize_llvm()
+    triple = llvm.Target.from_triple(llvm.get_process_triple())
+    return triple.create_target_machine(
+        opt=3, cpu=target.cpu, features=target.features, reloc="static", codemodel="jitdefault", jit=True
+    )
+
+
+def _flags() -> compiler.Flags:
+    flags = compiler.Flags()
+    flags.no_compile = True
+    flags.no_cpython_wrapper = True
+    flags.no_cfunc_wrapper = True
+    flags.nrt = False
+    flags.error_model = "numpy"
+    flags.fastmath = cpu.FastMathOptions({"contract"})
+    return flags
+
+
+def module_of(
+    function: Callable[..., None], names: tuple[str, ...], parameters: tuple[Parameter, ...], symbol: str
+) -> llvm.ModuleRef:
+    """The kernel as an LLVM module with its exported wrapper. names: those that the arrays' extents mention.
+
+    Raises numba's errors, and TypeError, where the function does not compile.
+    """
+    arguments = (*map(_type, parameters), types.int64, types.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = compiler.compile_extra(
+            *_contexts(), function, arguments, types.none, _flags(), {}, pipeline_class=_Pipeline
+        )
+    main, *others = dict.fromkeys(result.library.everything())
+    mangled = result.fndesc.mangled_name
+    body = main.get_global(mangled)
+    body.attributes.add("noinline")  # its parameters are noalias, which inlining would weaken
+    body.attributes.add("nounwind")
+    for argument in body.args[2:]:
+        if isinstance(argument.type, ir.PointerType):
+            argument.add_attribute("noalias")
+            argument.attributes.align = 64
+    _wrap(main, body, dict(zip(names, parameters, strict=False)), symbol)
+    linked = llvm.parse_assembly(_text(main, mangled))
+    for other in others:
+        linked.link_in(llvm.parse_assembly(_text(other, mangled)))
+    return linked
+
+
+def _text(module: ir.Module, mangled: str) -> str:
+    """A module's text. Numba's names count what was compiled before, which must not show in the object."""
+    module.name = "kernel"
+    return str(module).replace(mangled, "body").replace("common global", "internal global")
+
+
+def _type(parameter: Parameter) -> types.Type:
+    if isinstance(parameter, Size):
+        return types.int64
+    shape = tuple(n if isinstance(n, int) else None for n in parameter.shape)
+    return View(ELEMENTS[parameter.element], shape)
+
+
+def _wrap(module: ir.Module, body: ir.Function, parameters: dict[str, Parameter], symbol: str) -> None:
+    """The function of the fixed ABI, which takes the table apart and calls `body`."""
+    kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I8.as_pointer(), I64, I64])
+    wrapper = ir.Function(module, kind, symbol)
+    wrapper.attributes.add("nounwind")
+    table, scratch, lo, hi = wrapper.args
+    builder = ir.IRBuilder(wrapper.append_basic_block("entry"))
+
+    def entry(k: int) -> ir.Value:
+        return builder.load(builder.gep(table, [ir.Constant(I64, k)]))
+
+    buffers = [name for name, p in parameters.items() if isinstance(p, Array) and not p.scratch]
+    sizes = [name for name, p in parameters.items() if isinstance(p, Size)]
+    size = {name: entry(len(buffers) + k) for k, name in enumerate(sizes)}
+    offset: ir.Value = ir.Constant(I64, 0)
+    pointers = iter([a.type for a in body.args[2:] if isinstance(a.type, ir.PointerType)])
+    arguments = [builder.alloca(a.type.pointee) for a in body.args[:2]]
+    for name, parameter in parameters.items():
+        if isinstance(parameter, Size):
+            arguments.append(size[name])
+            continue
+        extents = [size[n] if isinstance(n, str) else ir.Constant(I64, n) for n in parameter.shape]
+        pointer = next(pointers)
+        if parameter.scratch:
+            arguments.append(builder.bitcast(builder.gep(scratch, [offset]), pointer))
+            count: ir.Value = ir.Constant(I64, ITEM[parameter.element])
+            for extent in extents:
+                count = builder.mul(count, extent)
+            rounded = builder.and_(builder.add(count, ir.Constant(I64, 63)), ir.Constant(I64, -64))
+            offset = builder.add(offset, rounded)
+        else:
+            arguments.append(builder.inttoptr(entry(buffers.index(name)), pointer))
+        inner = list(zip(extents, parameter.shape, strict=True))[1:]
+        arguments += [extent for extent, n in inner if isinstance(n, str)]
+    builder.call(body, [*arguments, lo, hi])
+    builder.ret_void()
+
+
+def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, symbol: str) -> None:
+    """LLVM's passes at -O3, with all but `symbol` private to the module."""
+    for function in module.functions:
+        if not function.is_declaration and function.name != symbol:
+            function.linkage = "internal"
+    module.data_layout = str(machine.target_data)
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    options.slp_vectorization = True
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
