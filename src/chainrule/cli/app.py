@@ -147,7 +147,8 @@ def train(
     goal: Annotated[float | None, typer.Option(help="What the metric has to reach.")] = None,
     set: Set = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="The run's folder.", show_default="runs/MODEL-1, -2 …")
+        Path | None,
+        typer.Option(metavar="RUN", help="The run's folder; a run in it goes on.", show_default="runs/MODEL-1, -2 …"),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with this run; only --epochs, --data may be given too.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,14 +74,30 @@ def begin(
     how = msgspec.structs.replace(written, **changed, **changes, set={**written.set, **arguments(settings)})
     samples = data_of(how, model_path)
     model = load(model_path, **how.set)
-    folder = fresh(out, model_file.stem)
+    if how.metric is None:
+        how = recipe.settled(how, outputs_of(model, dtype))
+    record = Record(model.source.text, model_path, dict(how.set), how, how.seed)
+    if out is not None and checkpoint.exists(out):
+        last = checkpoint.load(out)
+        if not same(last.record, record):
+            way_out = "another folder, or the model and settings that the run was begun with"
+            raise ChainruleError(f"{out} holds a run of something else\n  Way out: {way_out}")
+        return train(Run(out, record_of(last, how), samples, restored(last, threads), last), started, json)
     step = model.compile(how.optimizer, dtype=dtype, threads=threads, seed=how.seed)
     for name, value in how.settings.items():
         step.scalars[name] = value
-    how = recipe.settled(how, outputs_of(model, dtype)) if how.metric is None else how
-    record = Record(model.source.text, model_path, dict(how.set), how, how.seed)
-    run = Run(folder, record, samples, step, loop.checkpoint_of(step, record, ()))
+    run = Run(out or fresh(model_file.stem), record, samples, step, loop.checkpoint_of(step, record, ()))
     return train(run, started, json)
+
+
+def same(a: Record, b: Record) -> bool:
+    """Whether `b` can go on with `a`: the same but for how long and what for."""
+    ours, theirs = (msgspec.structs.replace(r.recipe, epochs=0, goal=None) for r in (a, b))
+    return (a.model, a.arguments, a.seed, ours) == (b.model, b.arguments, b.seed, theirs)
+
+
+def record_of(last: Checkpoint, how: Recipe) -> Record:
+    return msgspec.structs.replace(last.record, recipe=how)
 
 
 def go_on(folder: Path, changes: Mapping[str, Any], threads: int | None, json: bool) -> int:
@@ -92,18 +109,20 @@ def go_on(folder: Path, changes: Mapping[str, Any], threads: int | None, json: b
         )
     last = checkpoint.load(folder)
     how = msgspec.structs.replace(last.record.recipe, **changes)
-    record = msgspec.structs.replace(last.record, recipe=how)
-    step = restored(last, threads)
-    return train(Run(folder, record, data_of(how, str(folder)), step, last), started, json)
+    samples = data_of(how, str(folder))
+    return train(Run(folder, record_of(last, how), samples, restored(last, threads), last), started, json)
 
 
 def train(run: Run, started: float, json: bool) -> int:
     """Train to the recipe's end, or to Ctrl-C; save, report, and return the exit code."""
     how, stopped = run.record.recipe, False
     begun = time.perf_counter()
+    done = run.last.record.curve
+    if done and not json:
+        print(f"{run.folder} goes on after epoch {len(done)}", file=sys.stderr)
     try:
         with output.watching(json) as watch:
-            loop.train(run.step, run.step.predict, run.data, how, run.last.record.curve, run.after_epoch, watch)
+            loop.train(run.step, run.step.predict, run.data, how, done, run.after_epoch, watch)
     except KeyboardInterrupt:
         stopped = True
     finally:
@@ -156,16 +175,10 @@ def outputs_of(model: Model, dtype: DType) -> tuple[str, ...]:
     return tuple(found.name for found in program.outputs)
 
 
-def fresh(out: Path | None, name: str) -> Path:
-    """The folder of a new run: `out`, which must hold none, else the next of runs/NAME-1, -2 …"""
-    if out is not None:
-        if checkpoint.exists(out):
-            way_out = f"--resume {out} to go on with it, or another folder"
-            raise ChainruleError(f"{out} holds a run already\n  Way out: {way_out}")
-        return out
-    taken = [
-        int(found[1]) for path in Path("runs").glob(f"{name}-*") if (found := re.search(r"-(\d{1,9})$", path.name))
-    ]
+def fresh(name: str) -> Path:
+    """The folder of a new run: the next of runs/NAME-1, -2 …"""
+    paths = Path("runs").glob(f"{name}-*")
+    taken = [int(found[1]) for path in paths if (found := re.search(r"-(\d{1,9})$", path.name))]
     return Path("runs") / f"{name}-{max(taken, default=0) + 1}"
 
 

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
@@ -44,14 +44,17 @@ def attributes(**values: str | float) -> str:
 
 def digraph(body: Iterable[str], **settings: str | float) -> str:
     """A whole DOT text: the graph's settings, then `body`."""
-    lines = ["digraph {", f"  graph {attributes(**settings)}", *(f"  {line}" for line in body), "}"]
+    lines = ["digraph {", *_settings(settings), *(f"  {line}" for line in body), "}"]
     return "\n".join(lines) + "\n"
 
 
 def subgraph(name: str, body: Iterable[str], **settings: str | float) -> list[str]:
     """A subgraph's lines; a `name` that begins with "cluster" is drawn as a box. Names are ours, not a user's."""
-    inside = [f"  {line}" for line in body]
-    return [f"subgraph {name} {{", *([f"  graph {attributes(**settings)}"] if settings else []), *inside, "}"]
+    return [f"subgraph {name} {{", *_settings(settings), *(f"  {line}" for line in body), "}"]
+
+
+def _settings(settings: Mapping[str, str | float]) -> list[str]:
+    return [f"  graph {attributes(**settings)}"] if settings else []
 
 
 def draw(dot_text: str, format: Format, seconds: float = 60.0) -> bytes:
