@@ -49,7 +49,8 @@ class Draft:
     listed: bool = False  # by a list of their own, which is complete
     learned: set[str] = field(default_factory=set)  # tensors that depend on a parameter
     depth: int = 0  # of calls
-    specials: dict[str, str] = field(default_factory=dict)  # tensors with a name of the language's: norm(gradients)
+    specials: dict[str, Callable[[], str]] = field(default_factory=dict)  # makes ``norm(gradients)``
+    gradient_of: Mapping[str, str] = field(default_factory=dict)  # of each parameter, where an optimizer is applied
     numbers_of: dict[str, int] = field(default_factory=dict)
     axis_names: dict[str, tuple[str, ...]] = field(default_factory=dict)  # how a tensor's own formula calls them
     hints: dict[sp.Expr, str] = field(default_factory=dict)  # what `let` calls a size
@@ -177,6 +178,11 @@ class Scope:
 
     def child(self, path: str, definition: s.Definition) -> Scope:
         return Scope(self.draft, self.definitions, self.own, path, path, definition.kind)
+
+    def find(self, name: str) -> Tensor | None:
+        """The tensor of that name; a model may read a layer's by its path."""
+        found = self.tensors.get(name)
+        return self.draft.tensors.get(name) if found is None and "." in name and not self.path else found
 
     def bind(self, name: str, span: Span) -> None:
         """Check that a tensor may take `name`."""

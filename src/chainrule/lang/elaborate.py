@@ -10,6 +10,7 @@ from chainrule.errors import SourceError, Span, nearest
 from chainrule.ir.expression import TRAINING, Select, slot
 from chainrule.ir.formula import Access, DType, Formula, Origin, Reduce
 from chainrule.ir.graph import Tensor
+from chainrule.ir.primitive import Primitive
 from chainrule.lang import declarations, scan, static
 from chainrule.lang import syntax as s
 from chainrule.lang.draft import Instance, Scope
@@ -97,10 +98,25 @@ def define(scope: Scope, e: s.Define, out: str | None) -> Tensor:
         made = equation(
             scope, name, e.left, e.value, target, call, e.span, where=e.where, kind=e.type, stop=e.stop
         )  # fmt: skip
+    if scope.kind == "optimizer":
+        made = _uncopied(scope, made)
     scope.tensors[name] = scope.defined[name] = made
     if e.output:
         declarations.put_out(scope, name, e.left.span)
     return made
+
+
+def _uncopied(scope: Scope, made: Tensor) -> Tensor:
+    """In an optimizer, what a decided condition left as a copy is no formula, but another name."""
+    draft, node = scope.draft, scope.draft.nodes[-1]
+    if not isinstance(node, Formula) or node.over or node.where or node.body != slot(0, made.dtype.sort):
+        return made
+    source = draft.tensors[node.reads[0].tensor]
+    if node.reads[0].indices != tuple(axis.symbol for axis in node.axes) or source.shape != made.shape:
+        return made
+    draft.nodes.pop()
+    draft.tensors.pop(made.name)
+    return source
 
 
 def is_direct_call(scope: Scope, e: s.Define) -> bool:
@@ -216,6 +232,8 @@ def _seen(scope: Scope, store: str, old: Tensor, new: Tensor, span: Span) -> Ten
 
 def call(scope: Scope, e: s.Call, statement: str, path: str | None = None, target: str | None = None) -> Tensor:
     """The value of a layer or function, called in `statement`; it is named `target`, or by its path."""
+    if e.function == "gradient" and e.function not in scope.own:
+        return gradient(scope, e, target or scope.call_path(statement, e.function))
     instance = scope.instances.get(e.function)
     definition = instance.definition if instance else scope.definitions.get(e.function)
     if not isinstance(definition, s.Definition) or definition.kind not in ("layer", "fn"):
@@ -243,6 +261,22 @@ def call(scope: Scope, e: s.Call, statement: str, path: str | None = None, targe
     if value is None:
         raise SourceError(definition.span, f"{e.function} defines nothing", (), "its last statement is its value")
     return value if value.name == target else copy(scope, value, target, e.span)
+
+
+def gradient(scope: Scope, e: s.Call, target: str) -> Tensor:
+    """``gradient(y, x)``: of y, of rank 0, with respect to x; the backward pass puts its formulas in place."""
+    tensors = []
+    for argument in e.arguments:
+        found = scope.find(argument.value.path) if isinstance(argument.value, s.Name) else None
+        if found is None and isinstance(argument.value, s.Name):
+            raise scope.unknown(argument.value.path, argument.value.span)
+        tensors.append(found)
+    if len(tensors) != 2 or tensors[0] is None or tensors[1] is None or tensors[0].shape:
+        raise SourceError(e.span, "gradient takes a tensor of rank 0 and another tensor", (), "write gradient(loss, W)")
+    y, x = tensors
+    origin = Origin(span=e.span, layer=scope.path)
+    made = Primitive("gradient", scope.draft.unique(target, "."), x.shape, (y.name, x.name), origin=origin)
+    return scope.draft.emit(made, e.span)
 
 
 def _filled(base: s.Call, given: s.Call) -> s.Call:
@@ -301,8 +335,8 @@ def given(scope: Scope, argument: s.Argument, parameter: s.Parameter, statement:
         case Given(tensor):
             return tensor
         case s.Name(name):
-            if name in scope.tensors:
-                return scope.tensors[name]
+            if (found := scope.find(name)) is not None:
+                return found
             if name not in scope.numbers and name not in scope.axes and name not in static.WORDS:
                 raise scope.unknown(name, value.span)
         case s.Call(function) if function in scope.instances or function in scope.definitions:

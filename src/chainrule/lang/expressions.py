@@ -168,7 +168,7 @@ class Expressions:
             case s.Name(path):
                 if (var := frame.find(path)) is not None:
                     found.add(var)
-                elif path in self.scope.tensors and self.scope.tensors[path].shape:
+                elif (tensor := self.scope.find(path)) is not None and tensor.shape:
                     found.update(frame.nearest_open.whole or ())
             case s.Indexed(_, indices, _):
                 for item in indices:
@@ -232,8 +232,7 @@ class Expressions:
         if (var := frame.find(e.path)) is not None:
             return Value(var.symbol, None, True)
         scope = self.scope
-        if e.path in scope.tensors:
-            tensor = scope.tensors[e.path]
+        if (tensor := scope.find(e.path)) is not None:
             return self.read_whole(tensor, frame, body)
         if e.path in scope.scalars:
             read = body.read(Access(scope.scalars[e.path], ()), DType.FLOAT)
@@ -478,7 +477,7 @@ class Expressions:
         found = self.scope.draft.specials.get(f"norm({name})")
         if found is None:
             raise SourceError(e.span, "norm takes `gradients`, in an optimizer", (), "write sqrt(sum[i] x[i]^2)")
-        return Value(body.read(Access(found, ()), DType.FLOAT), DType.FLOAT)
+        return Value(body.read(Access(found(), ()), DType.FLOAT), DType.FLOAT)
 
     def elementwise(self, e: s.Call, frame: Frame, body: Body) -> Value:
         """A function without axes in an indexed expression: its arguments and it are formulas of their own."""

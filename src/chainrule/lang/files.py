@@ -7,8 +7,9 @@ from pathlib import Path
 
 from chainrule.errors import SourceError, Span
 from chainrule.ir.graph import Graph
-from chainrule.lang.models import Argument, elaborate
+from chainrule.lang.models import Argument, elaborate, nothing
 from chainrule.lang.parser import parse
+from chainrule.source import Source
 
 
 def load_graph(
@@ -23,6 +24,13 @@ def load_graph(
     if text is None:
         raise SourceError(Span(str(path), 1), f"cannot read {path}", (), "check the path: graphs/mlp.graph")
     return elaborate(parse(text, str(path)), model=name, arguments=arguments, read=reader(path.parent))
+
+
+def load_source(source: Source) -> Graph:
+    """The graph of a source. Raises SourceError at its text."""
+    read = nothing if source.folder is None else reader(source.folder)
+    file = parse(source.text, source.file)
+    return elaborate(file, model=source.model, arguments=dict(source.arguments), read=read)
 
 
 def split(source: str) -> tuple[Path, str | None]:

@@ -71,14 +71,14 @@ def own_definitions(file: s.File, read: Read) -> dict[str, s.AnyDefinition]:
     """The definitions of `file` and, before them, of the files that it uses, each file once."""
     found: dict[str, s.AnyDefinition] = {}
     seen: set[str] = set()
-    pending = [(use, PurePosixPath()) for use in reversed(file.uses)]
+    pending = list(reversed(file.uses))
     while pending:
-        use, folder = pending.pop()
+        use = pending.pop()
         path = PurePosixPath(use.path)
         if path.is_absolute() or ".." in path.parts or "\\" in use.path or ":" in use.path or not path.parts:
             way_out = "use a file in the same folder or below it"
             raise SourceError(use.span, f"'{use.path}' is outside this folder", (), way_out)
-        where = str(folder / path)
+        where = str(path)  # from the model's folder, whichever file says so
         if where in seen:
             continue
         seen.add(where)
@@ -89,7 +89,7 @@ def own_definitions(file: s.File, read: Read) -> dict[str, s.AnyDefinition]:
             raise SourceError(use.span, "more than 100 files", (), "put some together")
         used = parse(text, where)
         _add(found, used.definitions)
-        pending.extend((inner, PurePosixPath(where).parent) for inner in reversed(used.uses))
+        pending.extend(reversed(used.uses))
     _add(found, file.definitions)
     return found
 

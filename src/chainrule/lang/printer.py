@@ -33,13 +33,13 @@ def _lines(graph: Graph) -> Iterator[str]:
     for node in graph.nodes:
         mark = "output " if inline and node.out in graph.outputs and not _stops(node) else ""
         yield mark + _node(node)
-    if not inline or any(_stops(node) or isinstance(node, Primitive) for node in graph.nodes if node.out in marked):
+    if not inline or any(_stops(node) for node in graph.nodes if node.out in marked):
         yield f"output {', '.join(graph.outputs)}".rstrip()
     yield from (f"{update.store} <- {update.value}" for update in graph.updates)
 
 
 def _stops(node: Node) -> bool:
-    return isinstance(node, Primitive) or node.stop
+    return (isinstance(node, Primitive) and node.kind == "uniform") or (isinstance(node, Formula) and node.stop)
 
 
 def _dim(dim: Dim) -> str:
@@ -87,6 +87,8 @@ def _law(init: Init) -> str:
 def _node(node: Node) -> str:
     if isinstance(node, Formula):
         return formula_text(node)
+    if node.kind == "gradient":
+        return f"{node.out} = gradient({', '.join(node.reads)})"
     axes = ", ".join(f"i{k} < {_size(n)}" for k, n in enumerate(node.shape))
     left = f"{node.out}[{axes}]" if node.shape else node.out
     key = "" if node.key == node.out else f"(key = {node.key})"

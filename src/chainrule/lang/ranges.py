@@ -145,10 +145,8 @@ class Ranges:
                     self.walk(part, frame)
 
     def name(self, e: s.Name, frame: Frame) -> None:
-        if frame.find(e.path) is not None or e.path not in self.scope.tensors:
-            return
-        tensor = self.scope.tensors[e.path]
-        if tensor.shape:
+        tensor = None if frame.find(e.path) is not None else self.scope.find(e.path)
+        if tensor is not None and tensor.shape:
             self.whole(tensor, e.span, frame)
 
     def whole(self, tensor: Tensor, span: Span, frame: Frame) -> None:
@@ -183,7 +181,7 @@ class Ranges:
             if id(e.base) not in self.values:
                 self.values[id(e.base)] = self.caller(self.scope, e.base, self.statement, None)
             return self.values[id(e.base)]
-        tensor = self.scope.tensors.get(e.base.path)
+        tensor = self.scope.find(e.base.path)
         if tensor is None:
             if e.base.path in self.scope.numbers or e.base.path in self.scope.axes:
                 raise SourceError(e.base.span, f"'{e.base.path}' is a size, not a tensor", (), "leave the indices out")

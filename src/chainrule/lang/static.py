@@ -28,7 +28,7 @@ def is_static(e: s.Expression, scope: Scope) -> bool:
         case s.Number():
             return True
         case s.Name(path):
-            if path in scope.tensors or path in scope.scalars:
+            if scope.find(path) is not None or path in scope.scalars:
                 return False
             return path in scope.numbers or path in scope.axes or path in WORDS
         case s.Call(function, arguments):
