@@ -20,9 +20,7 @@ LOW = 0xFFFFFFFF
 Words = npt.NDArray[np.uint64]
 
 
-def philox(
-    counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]
-) -> tuple[Words, Words, Words, Words]:
+def philox(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Words]) -> tuple[Words, Words, Words, Words]:
     """Four words of 32 random bits (held in uint64) for a counter of four words under a key of two."""
     c0, c1, c2, c3 = counter
     k0, k1 = key

@@ -29,7 +29,7 @@ INTEGER_OF = {"float32": "int32", "float64": "int64"}
 FLOAT_OF = {"int32": "float32", "int64": "float64"}
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """`lanes` elements in one register."""
 
     def __init__(self, element: types.Type, lanes: int) -> None:
@@ -58,7 +58,7 @@ def lowered(function: Any, typer: Callable[..., Any], emitter: Callable[..., Any
     arguments) -> value.
     """
 
-    class Template(AbstractTemplate):  # type: ignore[misc]
+    class Template(AbstractTemplate):
         key = function
 
         def generic(self, args: Sequence[types.Type], kws: Any) -> Any:
@@ -66,7 +66,7 @@ def lowered(function: Any, typer: Callable[..., Any], emitter: Callable[..., Any
             return None if found is None else signature(*found)
 
     infer_global(function, types.Function(Template))
-    lower_builtin(function, types.VarArg(types.Any))(emitter)
+    lower_builtin(function, types.VarArg(types.Any))(emitter)  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,7 +311,7 @@ def elementwise(
     lowered(function, typer, emitter)
 
 
-NUMBA = {
+NUMBA: dict[str, Any] = {
     "float32": types.float32,
     "float64": types.float64,
     "int64": types.int64,

@@ -115,11 +115,7 @@ def _exp(x: Any) -> Any:
     x = _where(x > most, constant(x, most), x)
     i, r = _reduce(x)
     half = i >> 1  # 2^i itself may be no normal number
-    return (
-        (_expm1_reduced(r) + constant(x, 1.0))
-        * _power_of_two(half, element)
-        * _power_of_two(i - half, element)
-    )
+    return (_expm1_reduced(r) + constant(x, 1.0)) * _power_of_two(half, element) * _power_of_two(i - half, element)
 
 
 def exp(x: Any) -> Any:
@@ -273,9 +269,7 @@ def _library(name: str, *values: Any) -> Any:
         function = getattr(math, name)
         return np.vectorize(lambda *a: _guarded(function, *a), otypes=[element_of(x)])(*values)[()]
     kind = LLVM[x.element]
-    known = declare(
-        x.builder.module, name + ("f" if x.element == "float32" else ""), kind, [kind] * len(values)
-    )
+    known = declare(x.builder.module, name + ("f" if x.element == "float32" else ""), kind, [kind] * len(values))
     known.attributes.add("nounwind")
     if not x.lanes:
         return x.like(x.builder.call(known, [v.value for v in values]))
@@ -397,8 +391,6 @@ def _choose(floating: str, integer: str) -> Source:
     return lambda a, b: a.intrinsic(floating if a.is_float else integer, b)
 
 
-elementwise(
-    absolute, lambda x: x.intrinsic("llvm.fabs") if x.is_float else _where(x < 0, -x, x), integers=True
-)
+elementwise(absolute, lambda x: x.intrinsic("llvm.fabs") if x.is_float else _where(x < 0, -x, x), integers=True)
 elementwise(maximum, _choose("llvm.maximum", "llvm.smax"), integers=True)
 elementwise(minimum, _choose("llvm.minimum", "llvm.smin"), integers=True)

@@ -21,12 +21,10 @@ def literals(*kinds: types.Type) -> list[int] | None:
 
 
 def is_place(kind: types.Type) -> bool:
-    return isinstance(kind, (types.Integer, types.BaseTuple))
+    return isinstance(kind, (types.Integer, types.BaseTuple))  # type: ignore[attr-defined]
 
 
-def vector_pointer(
-    context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value], kind: Vector
-) -> ir.Value:
+def vector_pointer(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value], kind: Vector) -> ir.Value:
     pointer = element_pointer(context, builder, sig.args[0], args[0], sig.args[1], args[1])
     return builder.bitcast(pointer, ir.VectorType(LLVM[str(kind.element)], kind.lanes).as_pointer())
 
@@ -45,9 +43,7 @@ def _suffix(kind: ir.VectorType) -> str:
     return f"v{kind.count}" + {"float": "f32", "double": "f64", "i64": "i64"}[str(kind.element)]
 
 
-def read(
-    builder: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType, mask: ir.Value | None = None
-) -> ir.Value:
+def read(builder: ir.IRBuilder, pointer: ir.Value, kind: ir.VectorType, mask: ir.Value | None = None) -> ir.Value:
     """A vector from memory, aligned as its elements are; lanes out of the mask are 0."""
     size = item_bytes(kind)
     if mask is None:

@@ -45,7 +45,7 @@ Parameter = Array | Size
 ITEM = {"float32": 4, "float64": 8, "int64": 8, "bool": 1}  # bytes
 
 
-class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]
+class _Library(codegen.JITCodeLibrary):
     """Keeps the modules that Numba builds instead of optimising and loading them."""
 
     def __init__(self, generator: Any, name: str) -> None:
@@ -68,11 +68,11 @@ class _Library(codegen.JITCodeLibrary):  # type: ignore[misc]
             yield from library.everything()
 
 
-class _Codegen(codegen.JITCPUCodegen):  # type: ignore[misc]
+class _Codegen(codegen.JITCPUCodegen):
     _library_class = _Library
 
 
-class _Context(cpu.CPUContext):  # type: ignore[misc]
+class _Context(cpu.CPUContext):
     """Numba's CPU without its runtime, and with only what loops and numbers need: it starts in half the time."""
 
     def init(self) -> None:
@@ -87,14 +87,14 @@ class _Context(cpu.CPUContext):  # type: ignore[misc]
             cpu.fastmathpass.rewrite_module(module, self.fastmath)
 
 
-class _Typing(typing.Context):  # type: ignore[misc]
+class _Typing(typing.Context):
     """Numba's types without NumPy's, which make each `+` a search through a dozen ufuncs."""
 
     def load_additional_registries(self) -> None:
         """None."""
 
 
-class _Pipeline(compiler.CompilerBase):  # type: ignore[misc]
+class _Pipeline(compiler.CompilerBase):
     """The passes of Numba that a kernel needs: no rewrites, no inlining, no closures."""
 
     def define_pipelines(self) -> list[PassManager]:

@@ -41,17 +41,28 @@ from chainrule.codegen import functions, vector
 from chainrule.codegen.native import ITEM, Array, Parameter, Size, machine_for, module_of, optimise
 from chainrule.codegen.target import Target
 
+__all__ = [
+    "BOUND",
+    "ITEM",
+    "NAMES",
+    "Array",
+    "CompileError",
+    "Compiled",
+    "Job",
+    "Parameter",
+    "Size",
+    "assembly",
+]
+__all__ += ["compile_object", "compile_objects", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
+
 FORMAT = 1  # part of every symbol: change it with anything here that changes the code of equal sources
 
-LIBM: frozenset[str] = frozenset(  # noqa: SIM905 (a list of words reads best as words)
-    "exp exp2 expm1 log log2 log10 log1p pow sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh".split()
-    + "erf erfc tgamma lgamma cbrt hypot fmod fma floor ceil trunc rint round".split()
-)  # fmt: skip
-BOUND = (
-    LIBM
-    | {name + "f" for name in LIBM}
-    | {"memcpy", "memset", "memmove", "scipy_cblas_sgemm", "scipy_cblas_dgemm"}
-)
+LIBM = frozenset({
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2",
+    "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "tgamma", "lgamma", "cbrt", "hypot", "fmod", "fma",
+    "floor", "ceil", "trunc", "rint", "round",
+})  # fmt: skip
+BOUND = LIBM | {name + "f" for name in LIBM} | {"memcpy", "memset", "memmove", "scipy_cblas_sgemm", "scipy_cblas_dgemm"}
 """The undefined symbols that an object may have; the run side binds each from libm, libc or OpenBLAS."""
 
 NAMES: dict[str, Any] = {
@@ -175,9 +186,7 @@ def canonical(job: Job) -> tuple[str, tuple[str, ...]]:
     function = found[0]
     names = tuple(a.arg for a in function.args.args)
     if len(names) != len(job.parameters) + 2:
-        raise CompileError(
-            f"{job.entry} takes {names}, of which {len(job.parameters)} are described, and lo, hi"
-        )
+        raise CompileError(f"{job.entry} takes {names}, of which {len(job.parameters)} are described, and lo, hi")
     bound = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     renamed = _Rename(bound | set(names)).visit(function)
     return ast.unparse(ast.fix_missing_locations(ast.Module([renamed], []))), names
@@ -300,8 +309,7 @@ def _described(parameter: Parameter) -> Any:
 
 def _read(told: Any) -> Job:
     parameters: tuple[Parameter, ...] = tuple(
-        Size() if p is None else Array(p["element"], tuple(p["shape"]), p["scratch"])
-        for p in told["parameters"]
+        Size() if p is None else Array(p["element"], tuple(p["shape"]), p["scratch"]) for p in told["parameters"]
     )
     return Job(told["source"], told["entry"], parameters)
 

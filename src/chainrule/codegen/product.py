@@ -99,9 +99,7 @@ def choose(shape: Shape, element: str, target: Target, left: Operand, right: Ope
     width = lanes * vectors
     stride = right.inner[0] if len(right.inner) == 1 else ""
     size = target_bytes(element)
-    collides = (
-        stride.isdigit() and int(stride) * size % COLLISION == 0 and k >= 64 and m >= 4 * rows and n > width
-    )
+    collides = stride.isdigit() and int(stride) * size % COLLISION == 0 and k >= 64 and m >= 4 * rows and n > width
     pack = right.column != "1" or collides
     return Way("tile", rows, vectors, lanes, (shape.inner, width) if pack else None)
 
@@ -270,9 +268,7 @@ def _panel(leaf: _Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
     yield from _indent(_tile(leaf, row, column, tall, vectors, count, f"{rows.stop} - {row}"))
 
 
-def _tile(
-    leaf: _Leaf, row: str, column: str, height: int, vectors: int, columns: str, rows: str
-) -> Iterator[str]:
+def _tile(leaf: _Leaf, row: str, column: str, height: int, vectors: int, columns: str, rows: str) -> Iterator[str]:
     sums, target, left, right = leaf.name("sums"), leaf.target, leaf.left, leaf.right
     yield f"{sums} = tile({target.view}, {height}, {vectors}, {leaf.way.lanes})"
     whole = rows == str(height) and columns == str(vectors * leaf.way.lanes)

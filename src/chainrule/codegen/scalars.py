@@ -53,11 +53,7 @@ def float64(x: Any) -> Any:
 
 def int64(x: Any) -> Any:
     """x as int64, cut off towards zero; what does not fit becomes the nearest that does, NaN 0."""
-    cut = (
-        np.nan_to_num(np.trunc(x), nan=0.0, posinf=2.0**63, neginf=-(2.0**63))
-        if np.result_type(x).kind == "f"
-        else x
-    )
+    cut = np.nan_to_num(np.trunc(x), nan=0.0, posinf=2.0**63, neginf=-(2.0**63)) if np.result_type(x).kind == "f" else x
     return np.int64(min(max(int(cut), -(2**63)), 2**63 - 1))
 
 
@@ -79,17 +75,12 @@ def _where_type(condition: types.Type, a: types.Type, b: types.Type) -> Any:
 
 def _emit_where(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
     lanes = lanes_of(sig.return_type)
-    values = [
-        splat(builder, v, lanes) if lanes and not lanes_of(k) else v
-        for k, v in zip(sig.args, args, strict=True)
-    ]
+    values = [splat(builder, v, lanes) if lanes and not lanes_of(k) else v for k, v in zip(sig.args, args, strict=True)]
     return builder.select(*values)
 
 
 def _accumulate_type(total: types.Type, term: types.Type) -> Any:
-    if not isinstance(total, types.Float) or not isinstance(
-        term, (types.Float, types.Integer, types.Boolean)
-    ):
+    if not isinstance(total, types.Float) or not isinstance(term, (types.Float, types.Integer, types.Boolean)):
         return None
     return total, total, total
 
@@ -127,7 +118,7 @@ def _emit_cast(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.
     return (builder.fptrunc if target == "float32" else builder.fpext)(value, kind)
 
 
-def _uniform(seed: Traced, node: Traced, step: Traced, element: Traced, lane: Traced) -> Traced:
+def _uniform(seed: Traced, node: Traced, step: Traced, element: Traced, lane: Traced) -> Any:
     """`philox.uniforms` in 64-bit words, whose low halves are multiplied: one instruction each."""
 
     def word(number: int) -> Traced:

@@ -46,12 +46,11 @@ def rank1_part(
     left = a.reshape(-1)[[at + min(r, rows - 1) * step for r in range(len(acc))]]
     right = np.zeros(acc.shape[1], acc.dtype)
     right[:columns] = b.reshape(-1)[place : place + min(columns, len(right))]
-    return acc + left[:, None] * right
+    found: Numbers = acc + left[:, None] * right
+    return found
 
 
-def store_tile(
-    acc: Numbers, view: Numbers, at: int, step: int, scale: float, rows: int, columns: int
-) -> None:
+def store_tile(acc: Numbers, view: Numbers, at: int, step: int, scale: float, rows: int, columns: int) -> None:
     """``view[at + r step + c] = scale acc[r, c]`` for the first rows and columns."""
     flat, columns = view.reshape(-1), min(max(columns, 0), acc.shape[1])
     for r, row in enumerate(acc[: max(rows, 0), :columns]):
@@ -65,9 +64,7 @@ def add_tile(acc: Numbers, view: Numbers, at: int, step: int, scale: float, rows
         flat[at + r * step : at + r * step + columns] += row * row.dtype.type(scale)
 
 
-def transpose(
-    source: Numbers, at: int, step: int, target: Numbers, place: int, stride: int, size: int
-) -> None:
+def transpose(source: Numbers, at: int, step: int, target: Numbers, place: int, stride: int, size: int) -> None:
     """``target[place + c stride + r] = source[at + r step + c]`` for a square of `size` rows and columns."""
     flat, into = source.reshape(-1), target.reshape(-1)
     for r in range(size):
@@ -113,7 +110,7 @@ def gemm(
 # Types
 
 
-class Tile(types.Type):  # type: ignore[misc]
+class Tile(types.Type):
     """rows × vectors registers of `lanes` sums."""
 
     def __init__(self, element: types.Type, rows: int, vectors: int, lanes: int) -> None:
@@ -122,7 +119,7 @@ class Tile(types.Type):  # type: ignore[misc]
 
 
 @register_default(Tile)
-class TileModel(models.PrimitiveModel):  # type: ignore[misc]
+class TileModel(models.PrimitiveModel):
     """An array of vectors as one value; LLVM takes it apart into registers."""
 
     def __init__(self, manager: Any, kind: Tile) -> None:
@@ -144,9 +141,7 @@ def _emit_tile(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.
     return ir.Constant(context.get_value_type(sig.return_type), None)
 
 
-def _rank1_type(
-    acc: types.Type, a: types.Type, at: Any, step: Any, b: types.Type, place: Any, *count: Any
-) -> Any:
+def _rank1_type(acc: types.Type, a: types.Type, at: Any, step: Any, b: types.Type, place: Any, *count: Any) -> Any:
     if not isinstance(acc, Tile) or not isinstance(a, View) or not isinstance(b, View):
         return None
     return (acc, acc, a, types.int64, types.int64, b, types.int64, *[types.int64 for _ in count])
@@ -245,8 +240,7 @@ def _emit_transpose(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequenc
     rows = [read(builder, row(source, args[2], r), vector) for r in range(size)]
     half = size // 2
     picks = [
-        [ir.Constant(I32, s + size * odd) for s in range(part, part + half) for odd in (0, 1)]
-        for part in (0, half)
+        [ir.Constant(I32, s + size * odd) for s in range(part, part + half) for odd in (0, 1)] for part in (0, half)
     ]
     low, high = (ir.Constant(ir.VectorType(I32, size), pick) for pick in picks)
     for _ in range(size.bit_length() - 1):
@@ -275,7 +269,8 @@ ROW_MAJOR, AS_IS = 101, 111  # cblas.h; one more is transposed
 
 
 def _gemm_type(*kinds: types.Type) -> Any:
-    i, views = types.int64, [kinds[k] for k in (6, 9, 13)] if len(kinds) == 16 else []
+    i: Any = types.int64
+    views: list[Any] = [kinds[k] for k in (6, 9, 13)] if len(kinds) == 16 else []
     if not views or not all(isinstance(view, View) for view in views):
         return None
     e = views[0].element

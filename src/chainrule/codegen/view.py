@@ -23,10 +23,15 @@ from chainrule.codegen.emit import Vector
 
 I64 = ir.IntType(64)
 
-ELEMENTS = {"float32": types.float32, "float64": types.float64, "int64": types.int64, "bool": types.boolean}
+ELEMENTS: dict[str, Any] = {
+    "float32": types.float32,
+    "float64": types.float64,
+    "int64": types.int64,
+    "bool": types.boolean,
+}
 
 
-class View(types.Type):  # type: ignore[misc]
+class View(types.Type):
     """An array of `element`; an extent is None where it is known at run time only."""
 
     def __init__(self, element: types.Type, extents: tuple[int | None, ...]) -> None:
@@ -35,34 +40,32 @@ class View(types.Type):  # type: ignore[misc]
 
 
 @register_default(View)
-class ViewModel(models.StructModel):  # type: ignore[misc]
+class ViewModel(models.StructModel):
     """The address, then each extent known at run time only; the first axis's is never needed."""
 
     def __init__(self, manager: Any, view: View) -> None:
         extents = [(f"n{k}", types.int64) for k, n in enumerate(view.extents) if k and n is None]
-        super().__init__(manager, view, [("data", types.CPointer(view.element)), *extents])
+        super().__init__(manager, view, [("data", types.CPointer(view.element)), *extents])  # type: ignore[attr-defined]
 
 
 @register_default(Vector)
-class VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class VectorModel(models.PrimitiveModel):
     """A vector is a value of LLVM's own vector type; a condition per lane is a bit."""
 
     def __init__(self, manager: Any, vector: Vector) -> None:
-        element = (
-            ir.IntType(1) if vector.element is types.boolean else manager[vector.element].get_value_type()
-        )
+        element = ir.IntType(1) if vector.element is types.boolean else manager[vector.element].get_value_type()
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
 @infer_global(operator.getitem)
-class ReadElement(AbstractTemplate):  # type: ignore[misc]
+class ReadElement(AbstractTemplate):
     def generic(self, args: Sequence[types.Type], kws: Any) -> Any:
         view, index = args
         return signature(view.element, view, index) if isinstance(view, View) else None
 
 
 @infer_global(operator.setitem)
-class WriteElement(AbstractTemplate):  # type: ignore[misc]
+class WriteElement(AbstractTemplate):
     def generic(self, args: Sequence[types.Type], kws: Any) -> Any:
         view, index, _ = args
         return signature(types.none, view, index, view.element) if isinstance(view, View) else None
@@ -70,7 +73,7 @@ class WriteElement(AbstractTemplate):  # type: ignore[misc]
 
 def indices(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> list[ir.Value]:
     """The parts of an index, a tuple or one integer, as int64."""
-    if not isinstance(kind, types.BaseTuple):
+    if not isinstance(kind, types.BaseTuple):  # type: ignore[attr-defined]
         return [context.cast(builder, value, kind, types.int64)]
     parts = zip(cgutils.unpack_tuple(builder, value), kind.types, strict=True)
     return [context.cast(builder, part, of, types.int64) for part, of in parts]
@@ -82,7 +85,7 @@ def element_pointer(
     """The address of ``view[index]``, row-major: ``((i0 n1 + i1) n2 + i2) ...``; one integer is a flat position."""
     parts = cgutils.create_struct_proxy(view)(context, builder, value)
     places = indices(context, builder, index, at)
-    if isinstance(index, types.BaseTuple) and len(places) != len(view.extents):
+    if isinstance(index, types.BaseTuple) and len(places) != len(view.extents):  # type: ignore[attr-defined]
         raise TypeError(f"{view} has {len(view.extents)} axes and is read at {len(places)} indices")
     flat = places[0] if places else ir.Constant(I64, 0)
     for k, place in enumerate(places[1:], 1):
@@ -95,9 +98,7 @@ def element_pointer(
 @lower_builtin(operator.getitem, View, types.Any)
 def _read(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
     view, index = sig.args
-    return context.unpack_value(
-        builder, view.element, element_pointer(context, builder, view, args[0], index, args[1])
-    )
+    return context.unpack_value(builder, view.element, element_pointer(context, builder, view, args[0], index, args[1]))
 
 
 @lower_builtin(operator.setitem, View, types.Any, types.Any)
