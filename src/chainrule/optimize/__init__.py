@@ -1,0 +1,25 @@
+"""Passes, each a pure function from a graph to a graph of the same values; `compiler.py` says in which order."""
+
+from chainrule.optimize.contract import contract
+from chainrule.optimize.cse import cse
+from chainrule.optimize.dead import drop_dead
+from chainrule.optimize.eliminate import eliminate
+from chainrule.optimize.expand_reductions import expand_reductions
+from chainrule.optimize.inline import inline
+from chainrule.optimize.output_form import output_form
+from chainrule.optimize.simplify import simplify
+from chainrule.optimize.specialize import specialize
+from chainrule.optimize.stabilize import stabilize
+
+__all__ = [
+    "contract",
+    "cse",
+    "drop_dead",
+    "eliminate",
+    "expand_reductions",
+    "inline",
+    "output_form",
+    "simplify",
+    "specialize",
+    "stabilize",
+]
