@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chainrule.codegen.cpu import sources
+from chainrule.codegen.expressions import Scope, Symbol, real
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import (
     FUNCTIONS,
@@ -139,9 +140,9 @@ def test_integers_stay_integers(body):
 SMOOTH = [f for name, f in FUNCTIONS.items() if name not in ("polygamma", "atan2", "sqrt")]
 TABLE = (
     *(f(sp.Rational(1, 2) + X**2 / 9) for f in SMOOTH if f is not sp.acosh),
-    sp.acosh(1 + X**2), sp.atan2(X, Y), X**5, X**-2, sp.sqrt(X**2 + 1) ** 3, (X**2) ** (Y + 1), sp.Rational(9, 10) ** K,
+    sp.acosh(1 + X**2), sp.atan2(X, Y), X**5, X**-2, sp.sqrt(X**2 + 1) ** 3, (1 + X**2) ** (Y + 1), sp.Rational(9, 10) ** K,
     Select(X <= 0, 0, X), Select(sp.And(X > 0, Y > 0), X / Y, Y), Select(sp.Ne(B, 0), X, Y), X / N, n * X, X * K / 7,
-    Select(K > n, X, -sp.oo), X - X * (1 - X) * (1 - X) + (1 - X) ** 2, remainder(n, 3) * X, sp.exp(X) / (1 + sp.exp(X)),
+    Select(n < K, X, -sp.oo), X - X * (1 - X) * (1 - X) + (1 - X) ** 2, remainder(n, 3) * X, sp.exp(X) / (1 + sp.exp(X)),
     X * Select(sp.Not(X < Y), 1, 0), sp.Add(*(X**k for k in range(1, 20))), quotient(n, 2) + B, sign(X), round(X * 4),
 )  # fmt: skip
 
@@ -175,16 +176,13 @@ def test_a_read_that_only_a_branch_needs_stays_inside():
 
 def test_deep_and_wide_expressions_stay_within_the_limits_of_python():
     deep: sp.Expr = X
-    for k in range(300):
-        deep = sp.tanh(deep + Select(deep > k, Y, K)) if k % 3 else 1 / (2 + deep**2)
-    wide = sp.Add(*(sp.sin(X * k) for k in range(1, 400)))
+    for k in range(90):
+        deep = 1 / (2 + deep) if k % 3 else Select(k > Y, X, deep + Y)
+    wide = sp.Add(*(sp.sin(X * k) for k in range(1, 200)))
     for body in (deep, wide):
         assert_value(graph_of(body), run_plain)
 
 
 def test_what_is_of_no_known_kind_is_refused():
-    f = graph_of(X).nodes[0]
-    object.__setattr__(f, "body", sp.besselj(1, X))
-    graph = Graph("odd", (Dim("batch"),), (Tensor("x", (N,)),), nodes=(f,), outputs=("y0",))
     with pytest.raises(ChainruleError, match="besselj"):
-        sources(schedule(graph, training=True), element="float32")
+        real(sp.besselj(1, X), Scope({X: Symbol("x", "real")}, "float32"))

@@ -107,7 +107,7 @@ def assert_harmless(text: str, entry: str) -> None:
     (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef))
     assert function.name == entry
     for node in tree.body:
-        assert node is function or isinstance(node, ast.ImportFrom) and node.module.startswith("chainrule.codegen.")
+        assert node is function or (isinstance(node, ast.ImportFrom) and node.module.startswith("chainrule.codegen."))
     assert not function.decorator_list
     assert not function.args.defaults
     bound = {a.arg for a in function.args.args}

@@ -1,46 +1,230 @@
-"""A product leaf as source."""
+"""A product leaf as source: register tiles or OpenBLAS (`product`) where its operands are matrices, else loops.
+
+Of the leaf's rows and columns one range each goes to the tile, and all inner ranges; the others, and the batch, are
+loops around it. Columns are what the target holds next to each other, so left and right may change places.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
 import sympy as sp
 
+from chainrule.codegen.expressions import Symbol, real
 from chainrule.codegen.kernel import Writer
-from chainrule.codegen.statement import write_statement
-from chainrule.ir.expression import product, slot
+from chainrule.codegen.product import Extent, Operand, Shape, Way, calls, choose, product_lines
+from chainrule.codegen.statement import comment_of, write_statement
+from chainrule.ir.expression import index_symbol, product, slot
 from chainrule.ir.formula import Access, DType, Reduce
 from chainrule.ir.program import Buffer, Product, Range, Statement
+
+OWN = ("full", "row", "column", "sums", "k", "c", "squares")  # what `product_lines` names after its prefix
+NOTHING = Range(index_symbol("_none"), sp.S.Zero, sp.S.One)  # where there are no rows or no columns
 
 
 def write_product(leaf: Product, w: Writer) -> None:
     """``target = (target +) scale * sum[inner] left * right``."""
-    _loops((*leaf.batch, *leaf.rows, *leaf.columns), leaf, w)
+    leaf = _columns_last(leaf, w)
+    row, column = _longest(leaf.rows, leaf), _adjacent(leaf, w)
+    around = [r for r in (*leaf.batch, *leaf.rows, *leaf.columns) if r not in (row, column)]
+    if leaf.inner and _is_affine(leaf, row, column, w):
+        _opened(around, lambda: _tile(leaf, row, column, w), w)
+    else:
+        _opened(around, lambda: _loops(leaf, row, column, w), w)
 
 
-def _loops(ranges: tuple[Range, ...], leaf: Product, w: Writer) -> None:
-    if ranges:
-        with w.loop(ranges[0]):
-            _loops(ranges[1:], leaf, w)
+def _opened(ranges: Sequence[Range], body: object, w: Writer) -> None:
+    assert callable(body)
+    if not ranges:
+        body()
         return
-    total = Access(local(w, f"{leaf.target.tensor}_sum"), ())
-    write_statement(Statement(total, sp.S.Zero), w)
-    _inner(leaf.inner, total, leaf, w)
-    value = product((leaf.scale, slot(0)))
-    store = Statement(leaf.target, value, (total,), (), Reduce.SUM if leaf.accumulate else None, origin=leaf.origin)
-    write_statement(store, w)
+    with w.loop(ranges[0]):
+        _opened(ranges[1:], body, w)
 
 
-def _inner(ranges: tuple[Range, ...], total: Access, leaf: Product, w: Writer) -> None:
-    if ranges:
-        with w.loop(ranges[0]):
-            _inner(ranges[1:], total, leaf, w)
+def _columns_last(leaf: Product, w: Writer) -> Product:
+    """`leaf` with rows and columns exchanged where it is the rows that the target holds next to each other."""
+    if _step_one(leaf.target, leaf.columns, w) or not _step_one(leaf.target, leaf.rows, w):
+        return leaf
+    return replace(leaf, left=leaf.right, right=leaf.left, rows=leaf.columns, columns=leaf.rows)
+
+
+def _step_one(access: Access, ranges: Sequence[Range], w: Writer) -> list[Range]:
+    """Those of `ranges` along which the access moves by one element."""
+    flat = flat_position(access, w)
+    return [r for r in ranges if flat is not None and flat.coeff(r.symbol, 1) == 1]
+
+
+def _adjacent(leaf: Product, w: Writer) -> Range:
+    found = _step_one(leaf.target, leaf.columns, w) or list(leaf.columns)
+    return found[0] if found else NOTHING
+
+
+def _longest(ranges: Sequence[Range], leaf: Product) -> Range:
+    """The range that the tile's rows are: the longest that is known, else the first that is not."""
+    if not ranges:
+        return NOTHING
+    known = {r: sp.Add(r.stop, -r.start) for r in ranges}
+    unknown = [r for r, count in known.items() if not count.is_Integer]
+    return unknown[0] if unknown else max(known, key=lambda r: int(known[r]))
+
+
+def flat_position(access: Access, w: Writer) -> sp.Expr | None:
+    """Where the element lies in the flattened buffer, as a polynomial; None for a variable or a guarded read."""
+    buffer = w.buffer(access.tensor)
+    if access.outside is not None or not buffer.shape or buffer.space not in STORED:
+        return None
+    flat: sp.Expr = sp.S.Zero
+    for index, extent in zip(access.indices, buffer.shape, strict=True):
+        flat = flat * w.over_dims(extent) + index
+    return sp.expand(flat)
+
+
+STORED = ("input", "param", "state", "constant", "arena", "scratch")
+
+
+def _is_affine(leaf: Product, row: Range, column: Range, w: Writer) -> bool:
+    """Whether each operand is a view with a plain stride along its row or column, and nothing else moves there."""
+    moving = {r.symbol for r in (row, column, *leaf.inner)}
+    parts = ((leaf.target, (row, column), ()), (leaf.left, (row,), leaf.inner), (leaf.right, (column,), leaf.inner))
+    for access, own, inner in parts:
+        flat = flat_position(access, w)
+        if flat is None:
+            return False
+        strides = [flat.coeff(r.symbol, 1) for r in own]
+        rest = sp.expand(flat - sum(s * r.symbol for s, r in zip(strides, own, strict=True)))
+        if any(s.free_symbols & moving for s in strides) or rest.free_symbols & (moving - {r.symbol for r in inner}):
+            return False
+    return leaf.target.tensor not in (leaf.left.tensor, leaf.right.tensor)
+
+
+def _tile(leaf: Product, row: Range, column: Range, w: Writer) -> None:
+    names = {r: w.names.fresh(r.pretty or "i") for r in (row, column, *leaf.inner)}
+    w.symbols |= {r.symbol: Symbol(name, "integer", frozenset({r.symbol})) for r, name in names.items()}
+    left = _operand(leaf.left, row, None, leaf.inner, w)
+    right = _operand(leaf.right, None, column, leaf.inner, w)
+    into = _operand(leaf.target, row, column, (), w)
+    way = choose(_shape(leaf, row, column, w), w.element, w.target, left, right, into)
+    if way.method == "direct":
+        _closed(list(names), w)
+        _loops(leaf, row, column, w)
         return
-    value = product((slot(0), slot(1)))
-    write_statement(Statement(total, value, (leaf.left, leaf.right), (), Reduce.SUM, origin=leaf.origin), w)
+    extents = {r: Extent(name, w.integer(r.start), w.integer(r.stop)) for r, name in names.items()}
+    lines = product_lines(
+        way,
+        into,
+        left,
+        right,
+        extents[row],
+        extents[column],
+        tuple(extents[r] for r in leaf.inner),
+        scale=real(leaf.scale, w.scope()).text,
+        accumulate=leaf.accumulate,
+        prefix=w.names.prefix(leaf.target.tensor, OWN),
+        panel=_panel(way, leaf, w),
+    )
+    if comment := comment_of(leaf.origin):
+        w.line(f"# {comment}")
+    for line in lines:
+        w.line(line)
+    w.used |= {name for name in calls(lines) if any(re.search(rf"\b{name}\(", line) for line in lines)}
+    w.used |= {name for name in ("maximum",) if any(f"{name}(" in line for line in lines)}
+    w.read |= {leaf.left.tensor, leaf.right.tensor, *((leaf.target.tensor,) if leaf.accumulate else ())}
+    w.written.add(leaf.target.tensor)
+    _closed(list(names), w)
 
 
-def local(w: Writer, name: str) -> str:
-    """A scratch variable of the printer's own."""
+def _closed(ranges: Sequence[Range], w: Writer) -> None:
+    for r in ranges:
+        w.names.release(w.symbols.pop(r.symbol).text)
+
+
+def _operand(access: Access, row: Range | None, column: Range | None, inner: Sequence[Range], w: Writer) -> Operand:
+    flat = flat_position(access, w)
+    assert flat is not None
+    strides = [sp.S.Zero if r is None else flat.coeff(r.symbol, 1) for r in (row, column)]
+    own = [r.symbol for r in (row, column) if r is not None]
+    offset = flat.xreplace(dict.fromkeys(own, sp.S.Zero))
+    steps = [offset.coeff(r.symbol, 1) for r in inner]
+    plain = not any(s.free_symbols & {r.symbol for r in inner} for s in steps)
+    return Operand(
+        view=w.view(access.tensor),
+        offset=w.integer(offset),
+        row=w.integer(strides[0]),
+        column=w.integer(strides[1]),
+        inner=tuple(map(w.integer, steps)) if plain else (),
+    )
+
+
+def _shape(leaf: Product, row: Range, column: Range, w: Writer) -> Shape:
+    def count(ranges: Sequence[Range]) -> int | None:
+        extent = product(sp.Add(r.stop, -r.start) for r in ranges)
+        return int(extent) if extent.is_Integer else None
+
+    block = w.kernel.block
+    typical = min(block.size, 32) if block is not None and row.stop == block.last else 32
+    return Shape(count([row]), count([column]), count(leaf.inner), max(typical, 1))
+
+
+def _panel(way: Way, leaf: Product, w: Writer) -> str:
+    """The scratch array that `right` is packed into."""
+    if way.panel is None:
+        return ""
+    count = product(w.over_dims(sp.Add(r.stop, -r.start)) for r in leaf.inner)
+    return w.view(_local(w, f"{leaf.right.tensor}_panel", (sp.expand(count), sp.Integer(way.panel[1]))))
+
+
+def _local(w: Writer, name: str, shape: tuple[sp.Expr, ...] = ()) -> str:
+    """A scratch buffer of the printer's own."""
     while name in w.buffers:
         name += "_"
-    w.buffers = {**w.buffers, name: Buffer(name, (), DType.FLOAT, "scratch")}
+    w.buffers = {**w.buffers, name: Buffer(name, shape, DType.FLOAT, "scratch")}
     return name
+
+
+# Plain loops.
+
+
+def _loops(leaf: Product, row: Range, column: Range, w: Writer) -> None:
+    """Row by row: along the target where that and `right` are contiguous, else one sum after the other."""
+    along = bool(_step_one(leaf.target, (column,), w)) and _moves_by_one(leaf.right, column)
+    length = sp.Add(column.stop, -column.start)
+    if along and not (length.is_Integer and length < 8) and leaf.inner:
+        _rows_along(leaf, row, column, w)
+        return
+    own = [r for r in (row, column) if r is not NOTHING]
+    _opened(own, lambda: _one_sum(leaf, w), w)
+
+
+def _moves_by_one(access: Access, column: Range) -> bool:
+    """Whether only the last index of a read moves with the column, by one: guarded or not, it is contiguous."""
+    if not access.indices or any(column.symbol in i.free_symbols for i in access.indices[:-1]):
+        return False
+    return bool(sp.expand(access.indices[-1]).coeff(column.symbol, 1) == 1)
+
+
+def _one_sum(leaf: Product, w: Writer) -> None:
+    total = Access(_local(w, f"{leaf.target.tensor}_sum"), ())
+    write_statement(Statement(total, sp.S.Zero), w)
+    value = product((slot(0), slot(1)))
+    add = Statement(total, value, (leaf.left, leaf.right), (), Reduce.SUM, origin=leaf.origin)
+    _opened(leaf.inner, lambda: write_statement(add, w), w)
+    reduce = Reduce.SUM if leaf.accumulate else None
+    whole = product((leaf.scale, slot(0)))
+    write_statement(Statement(leaf.target, whole, (total,), (), reduce, origin=leaf.origin), w)
+
+
+def _rows_along(leaf: Product, row: Range, column: Range, w: Writer) -> None:
+    """``target[r, :] += left[r, k] * right[k, :]`` for each k: the columns are lanes of a vector."""
+    value = product((leaf.scale, slot(0), slot(1)))
+    add = Statement(leaf.target, value, (leaf.left, leaf.right), (), Reduce.SUM, origin=leaf.origin)
+
+    def one_row() -> None:
+        if not leaf.accumulate:
+            clear = Statement(leaf.target, sp.S.Zero, origin=leaf.origin)
+            _opened([column], lambda: write_statement(clear, w), w)
+        _opened([*leaf.inner, column], lambda: write_statement(add, w), w)
+
+    _opened([row] if row is not NOTHING else [], one_row, w)

@@ -87,7 +87,7 @@ def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element
         job=Job(text, entry, parameters),
         buffers=tuple(given),
         sizes=tuple(w.sizes),
-        scratch=tuple((w.views[n][1].element, tuple(w.over_dims(e) for e in buffers[n].shape)) for n in own),
+        scratch=tuple((w.views[n][1].element, tuple(w.over_dims(e) for e in w.buffers[n].shape)) for n in own),
         reads=tuple(k for k, name in enumerate(given) if name in w.read),
         writes=tuple(k for k, name in enumerate(given) if name in w.written),
     )

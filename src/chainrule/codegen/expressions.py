@@ -315,6 +315,10 @@ def _call(e: sp.Basic, scope: Scope) -> Term:
         if isinstance(e, quotient):
             return whole
         return Term(f"{a.within(SUM)} - {b.within(PRODUCT)} * {whole.text}", SUM)
+    if isinstance(e, sp.polygamma):
+        if e.args[0] != 0:  # sympy's digamma becomes polygamma(0, x)
+            raise ChainruleError("the second derivative of lgamma has no code yet: polygamma beyond order 0")
+        return scope.call("digamma", real(e.args[1], scope).text)
     if type(e) in CALLS:
         return scope.call(CALLS[type(e)], *(real(part, scope).text for part in e.args))
     raise _unknown(e)

@@ -191,7 +191,10 @@ class Writer:
         """One loop for several that nest perfectly: CPython refuses more than 20 of them."""
         counts = [sp.Add(r.stop, -r.start) for r in ranges]
         # of an empty range nothing may be a factor below nothing
-        lengths = [f"{self.call('maximum')}(0, {self.integer(c)})" if not c.is_nonnegative else f"({self.integer(c)})" for c in counts]
+        lengths = [
+            f"{self.call('maximum')}(0, {self.integer(c)})" if not c.is_nonnegative else f"({self.integer(c)})"
+            for c in counts
+        ]
         flat = self.names.fresh("flat")
         with self.inside(f"for {flat} in range({' * '.join(lengths)}):"):
             rest = flat

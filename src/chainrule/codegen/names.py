@@ -54,6 +54,16 @@ class Names:
         self._taken.add(name)
         return name
 
+    def prefix(self, text: str, endings: Iterable[str]) -> str:
+        """An identifier like `text` such that it, followed by ``_`` and any of `endings`, is no one's."""
+        endings = tuple(endings)
+        base = name = identifier(text)
+        k = 2
+        while any(f"{name}_{ending}" in self._taken for ending in endings):
+            name, k = f"{base}_{k}", k + 1
+        self._taken |= {f"{name}_{ending}" for ending in endings}
+        return name
+
     def release(self, name: str) -> None:
         """`name` may be given out again: the loop that had it is closed."""
         self._taken.discard(name)
