@@ -64,7 +64,9 @@ def test_nothing_alive_shares_memory_and_every_block_starts_on_a_line(wanted):
     offsets, total = pack(wanted)
     assert not overlapping(wanted, offsets)
     assert all(offset % 64 == 0 for offset in offsets)
-    assert total == max((o + -(-i.bytes // 64) * 64 for o, i in zip(offsets, wanted, strict=True) if i.bytes), default=0)
+    assert total == max(
+        (o + -(-i.bytes // 64) * 64 for o, i in zip(offsets, wanted, strict=True) if i.bytes), default=0
+    )
 
 
 @given(wanted=intervals)

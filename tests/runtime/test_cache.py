@@ -135,7 +135,9 @@ def test_a_manifest_leads_to_no_file_outside(folder, tmp_path):
     executable, _ = lookup()
     planted = tmp_path / "evil.object"
     planted.write_bytes(b"precious")
-    bad = msgspec.structs.replace(executable, kernels=(msgspec.structs.replace(executable.kernels[0], object="../evil"),))
+    bad = msgspec.structs.replace(
+        executable, kernels=(msgspec.structs.replace(executable.kernels[0], object="../evil"),)
+    )
     cache = stored(folder)
     cache._store([cache._file("manifest", KEY, encode(bad))])
     find_quietly_but_once(folder)

@@ -21,9 +21,7 @@ from chainrule.runtime.tape import barriers, divide
 from chainrule.runtime.threads import available_cores, thread_count
 from tests.runtime.programs import chain, regression, walker
 
-spans = st.lists(
-    st.builds(lambda lo, n: (lo, lo + n), st.integers(0, 30), st.integers(0, 8)), max_size=3
-)
+spans = st.lists(st.builds(lambda lo, n: (lo, lo + n), st.integers(0, 30), st.integers(0, 8)), max_size=3)
 launches = st.lists(st.tuples(st.tuples(spans, spans), st.integers(1, 3)), max_size=12)
 
 
