@@ -181,6 +181,8 @@ class Scope:
 
     def find(self, name: str) -> Tensor | None:
         """The tensor of that name; a model may read a layer's by its path."""
+        if name in self.scalars:
+            return self.draft.tensors[self.scalars[name]]
         found = self.tensors.get(name)
         return self.draft.tensors.get(name) if found is None and "." in name and not self.path else found
 

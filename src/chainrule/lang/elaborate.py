@@ -16,7 +16,7 @@ from chainrule.lang import syntax as s
 from chainrule.lang.draft import Instance, Scope
 from chainrule.lang.draws import draw
 from chainrule.lang.equation import copy, equation
-from chainrule.lang.expressions import Given, argument_names
+from chainrule.lang.expressions import Given, argument_names, norm
 from chainrule.lang.ranges import below, names_in
 
 CALLS = 40  # a call in a call in a call …; a model of real layers needs some 5
@@ -339,6 +339,8 @@ def given(scope: Scope, argument: s.Argument, parameter: s.Parameter, statement:
                 return found
             if name not in scope.numbers and name not in scope.axes and name not in static.WORDS:
                 raise scope.unknown(name, value.span)
+        case s.Call("norm") if scope.kind == "optimizer":
+            return scope.draft.tensors[norm(scope, value)]
         case s.Call(function) if function in scope.instances or function in scope.definitions:
             if not (function in static.STATIC_FUNCTIONS and function not in scope.own):
                 return call(scope, value, statement)

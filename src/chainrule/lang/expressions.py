@@ -21,7 +21,7 @@ from chainrule.lang import static
 from chainrule.lang import syntax as s
 from chainrule.lang.bounds import Facts, dim_facts
 from chainrule.lang.draft import Scope, Static, described
-from chainrule.lang.ranges import Frame, Ranges, Var, names_in, parts
+from chainrule.lang.ranges import Frame, Ranges, Var, parts
 
 SIMPLE = {"sum": Reduce.SUM, "prod": Reduce.PROD, "max": Reduce.MAX, "min": Reduce.MIN, "argmax": Reduce.ARGMAX}
 RELATIONS = {"==": sp.Eq, "!=": sp.Ne, "<": sp.Lt, "<=": sp.Le, ">": sp.Gt, ">=": sp.Ge}
@@ -185,6 +185,9 @@ class Expressions:
                 inner = self.ranges.frames.get(id(e), frame)
                 for part in parts(e):
                     self._free(part, inner, found)
+            case s.Choice():
+                for part in self.ranges.branches(e, frame):
+                    self._free(part, frame, found)
             case _:
                 for part in parts(e):
                     self._free(part, frame, found)
@@ -234,9 +237,6 @@ class Expressions:
         scope = self.scope
         if (tensor := scope.find(e.path)) is not None:
             return self.read_whole(tensor, frame, body)
-        if e.path in scope.scalars:
-            read = body.read(Access(scope.scalars[e.path], ()), DType.FLOAT)
-            return Value(read, None)
         if e.path == "training":
             return Value(sp.Ne(TRAINING, 0, evaluate=False), DType.BOOL, True, TRAINING)
         if e.path in scope.numbers or e.path in scope.axes or e.path in static.WORDS:
@@ -386,20 +386,9 @@ class Expressions:
                 raise SourceError(e.span, "a truth value compared with a number", (), way_out)
         else:
             self.mixed([(left, e.left.span), (right, e.right.span)], e.span)
-        if (decided := self.decided(e, frame)) is not None:
+        if (decided := self.ranges.decided(e, frame)) is not None:
             return Value(sp.true if decided else sp.false, DType.BOOL, True)
         return Value(relation(e.sign, left.number, right.number), DType.BOOL, True)
-
-    def decided(self, e: s.Expression, frame: Frame) -> bool | None:
-        """The truth of a condition on sizes and arguments alone, an optimizer's run-time arguments included."""
-        if any(frame.find(name.path) is not None for name in names_in(e)):
-            return None
-        numbers = self.scope.numbers | self.scope.structure
-        known = Scope(self.scope.draft, self.scope.definitions, numbers=numbers, axes=self.scope.axes)
-        try:
-            return static.truth(e, known) if static.is_static(e, known) else None
-        except SourceError:
-            return None  # it depends on a dim
 
     def truth(self, e: s.Expression, frame: Frame, body: Body) -> sp.Basic:
         value = self.value(e, frame, body)
@@ -408,11 +397,10 @@ class Expressions:
         return value.expr
 
     def choice(self, e: s.Choice, frame: Frame, body: Body) -> Value:
+        taken = self.ranges.branches(e, frame)
+        if len(taken) == 1:
+            return self.value(taken[0], frame, body)
         condition = self.truth(e.condition, frame, body)
-        if condition is sp.true:
-            return self.value(e.yes, frame, body)
-        if condition is sp.false:
-            return self.value(e.no, frame, body)
         yes, no = self.value(e.yes, frame, body), self.value(e.no, frame, body)
         if yes.kind is DType.BOOL and no.kind is DType.BOOL:
             return Value(relation("!=", Select(condition, yes.number, no.number), sp.S.Zero), DType.BOOL, True)
@@ -461,7 +449,7 @@ class Expressions:
         if e.function == "size":
             return constant(static.size_of(e, self.scope))
         if e.function == "norm":
-            return self.special(e, body)
+            return Value(body.read(Access(norm(self.scope, e), ()), DType.FLOAT), DType.FLOAT)
         if not self.ranges.is_builtin(e.function):
             return self.elementwise(e, frame, body)
         if named := [a for a in e.arguments if a.name is not None]:
@@ -470,14 +458,6 @@ class Expressions:
         kind = self.mixed([(v, a.span) for v, a in zip(values, e.arguments, strict=True)], e.span) \
             if e.function not in ("float", "int") else None
         return builtin(e, values, kind)
-
-    def special(self, e: s.Call, body: Body) -> Value:
-        """``norm(gradients)``: of all gradients together, in an optimizer."""
-        name = e.arguments[0].value.path if e.arguments and isinstance(e.arguments[0].value, s.Name) else ""
-        found = self.scope.draft.specials.get(f"norm({name})")
-        if found is None:
-            raise SourceError(e.span, "norm takes `gradients`, in an optimizer", (), "write sqrt(sum[i] x[i]^2)")
-        return Value(body.read(Access(found(), ()), DType.FLOAT), DType.FLOAT)
 
     def elementwise(self, e: s.Call, frame: Frame, body: Body) -> Value:
         """A function without axes in an indexed expression: its arguments and it are formulas of their own."""
@@ -510,6 +490,15 @@ class Expressions:
         tensor = self.scope.draft.tensors[read.tensor]
         at_axes = read.indices == tuple(var.symbol for var in axes) and read.outside is None
         return tensor if at_axes and tensor.shape == tuple(var.index.extent for var in axes) else None
+
+
+def norm(scope: Scope, e: s.Call) -> str:
+    """``norm(gradients)``: the tensor that holds it; of all gradients together, in an optimizer."""
+    name = e.arguments[0].value.path if e.arguments and isinstance(e.arguments[0].value, s.Name) else ""
+    found = scope.draft.specials.get(f"norm({name})")
+    if found is None:
+        raise SourceError(e.span, "norm takes `gradients`, in an optimizer", (), "write sqrt(sum[i] x[i]^2)")
+    return found()
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,30 @@ class Ranges:
                 self.call(e, frame)
             case s.Reduction():
                 self.reduction(e, frame)
+            case s.Choice():
+                for part in self.branches(e, frame):
+                    self.walk(part, frame)
             case _:
                 for part in parts(e):
                     self.walk(part, frame)
+
+    def branches(self, e: s.Choice, frame: Frame) -> tuple[s.Expression, ...]:
+        """What of a choice counts: the branch that is taken, where that is known now, else all of it."""
+        known = self.decided(e.condition, frame)
+        if known is None:
+            return (e.condition, e.yes, e.no)
+        return (e.yes,) if known else (e.no,)
+
+    def decided(self, e: s.Expression, frame: Frame) -> bool | None:
+        """The truth of a condition on sizes and arguments alone, an optimizer's run-time arguments included."""
+        if any(frame.find(name.path) is not None for name in names_in(e)):
+            return None
+        numbers = self.scope.numbers | self.scope.structure
+        known = Scope(self.scope.draft, self.scope.definitions, numbers=numbers, axes=self.scope.axes)
+        try:
+            return static.truth(e, known) if static.is_static(e, known) else None
+        except SourceError:
+            return None  # it depends on a dim
 
     def name(self, e: s.Name, frame: Frame) -> None:
         tensor = None if frame.find(e.path) is not None else self.scope.find(e.path)
