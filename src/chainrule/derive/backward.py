@@ -19,7 +19,7 @@ from chainrule.errors import ChainruleError, nearest
 from chainrule.ir.expression import slot
 from chainrule.ir.formula import Access, DType, Formula, Index, Origin, Reduce
 from chainrule.ir.graph import Graph, Tensor
-from chainrule.ir.rename import canonical, fresh_name, rename
+from chainrule.ir.rename import amend, canonical, fresh_name, rename, show_names
 from chainrule.ir.trace import Step
 
 
@@ -127,10 +127,8 @@ def _contribution(graph: Graph, f: Formula, k: int, y_bar: str, others: str) -> 
     form, names = canonical(f)
     found = _vjp(form, k, graph.tensors[x].shape)
     names |= {"_x_bar": f"{x}_bar", "_y_bar": y_bar, "_others": others}
-    axes = tuple(replace(a, name=n) for a, n in zip(found.axes, axis_names(graph, x), strict=True))
-    over = tuple(replace(r, name=i.name) for r, i in zip(found.over, f.indices, strict=True))
-    origin = Origin(formula=f.out, rule="vjp", layer=f.origin.layer)
-    return replace(rename(found, names), axes=axes, over=over, origin=origin)
+    shown = show_names(rename(found, names), axis_names(graph, x), tuple(i.name for i in f.indices))
+    return amend(shown, origin=Origin(formula=f.out, rule="vjp", layer=f.origin.layer))
 
 
 @lru_cache(maxsize=4096)
@@ -164,7 +162,7 @@ def _accumulate(work: _Work, name: str) -> str | None:
     parts: list[str] = []
     for j, part in enumerate(sent, 1):
         if isinstance(part, Formula):
-            made = replace(part, out=work.name(f"{name}_bar_{j}"))
+            made = amend(part, out=work.name(f"{name}_bar_{j}"))
             work.add("vjp", (_primal(work.graph, made),), made)
             part = made.out
         parts.append(part)
@@ -188,7 +186,7 @@ def _single(work: _Work, name: str, sent: Formula | str) -> str:
     """A cotangent of one contribution is that contribution."""
     if isinstance(sent, str):
         return sent
-    only = replace(sent, out=work.name(f"{name}_bar"))
+    only = amend(sent, out=work.name(f"{name}_bar"))
     work.add("vjp", (_primal(work.graph, only),), only)
     return only.out
 

@@ -1,13 +1,26 @@
-"""Formulas under other tensor names: the canonical form by which equal ones are found, and the way back."""
+"""Formulas under other names: the canonical form by which equal ones are found, and the way back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 from chainrule.ir.formula import Formula, Origin
 
 NOWHERE = Origin()
+_FIELDS = tuple(field.name for field in fields(Formula))
+
+
+def amend(f: Formula, **changes: Any) -> Formula:
+    """`f` with fields changed that its canonical form does not depend on: out, dtype, stop, origin, pretty names.
+
+    This is `dataclasses.replace` without normalising again, which is most of what a copy costs.
+    """
+    copy = object.__new__(Formula)
+    for name in _FIELDS:
+        object.__setattr__(copy, name, changes[name] if name in changes else getattr(f, name))
+    return copy
 
 
 def rename(f: Formula, names: Mapping[str, str]) -> Formula:
@@ -15,7 +28,10 @@ def rename(f: Formula, names: Mapping[str, str]) -> Formula:
     if not any(names.get(t, t) != t for t in (f.out, *f.tensors)):
         return f
     reads = tuple(replace(r, tensor=names.get(r.tensor, r.tensor)) for r in f.reads)
-    return replace(f, out=names.get(f.out, f.out), reads=reads)
+    out = names.get(f.out, f.out)
+    if len({r.tensor for r in reads}) < len(set(f.tensors)):  # two tensors became one: their accesses may be equal
+        return replace(f, out=out, reads=reads)
+    return amend(f, out=out, reads=reads)
 
 
 def canonical(f: Formula) -> tuple[Formula, dict[str, str]]:
@@ -24,7 +40,16 @@ def canonical(f: Formula) -> tuple[Formula, dict[str, str]]:
     Equal layers have equal canonical formulas, so that each shape of formula is derived once.
     """
     places = {name: f"_{k}" for k, name in enumerate(dict.fromkeys((*f.tensors, f.out)))}
-    return replace(rename(f, places), origin=NOWHERE), {place: name for name, place in places.items()}
+    return amend(rename(f, places), origin=NOWHERE), {place: name for name, place in places.items()}
+
+
+def show_names(f: Formula, axes: Sequence[str], over: Sequence[str]) -> Formula:
+    """`f` with other pretty names for its indices."""
+    return amend(
+        f,
+        axes=tuple(replace(a, name=name) for a, name in zip(f.axes, axes, strict=True)),
+        over=tuple(replace(r, name=name) for r, name in zip(f.over, over, strict=True)),
+    )
 
 
 def fresh_name(name: str, taken: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from chainrule.ir.formula import Formula
 from chainrule.ir.graph import Graph, Node
-from chainrule.ir.rename import NOWHERE
+from chainrule.ir.rename import NOWHERE, amend
 from chainrule.optimize.rewrite import reading
 
 
@@ -39,5 +39,5 @@ def _nameless(node: Node) -> Node:
     """What two nodes must share to be one: all but name, origin; a draw also has its key."""
     if isinstance(node, Formula):
         # a formula that reads itself is its own
-        return node if node.out in node.tensors else replace(node, out="", origin=NOWHERE)
+        return node if node.out in node.tensors else amend(node, out="", origin=NOWHERE)
     return replace(node, out="", origin=NOWHERE)

@@ -12,7 +12,7 @@ from chainrule.ir.affine import Facts, affine, divided, is_true, split, tidy, we
 from chainrule.ir.expression import index_symbol, is_slot, quotient, remainder, slot, slot_number
 from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce
 from chainrule.ir.graph import Dim, Graph, Tensor
-from chainrule.ir.rename import canonical, rename
+from chainrule.ir.rename import amend, canonical, rename, show_names
 from chainrule.optimize.rewrite import map_formulas
 
 
@@ -32,19 +32,18 @@ def eliminate(graph: Graph) -> Graph:
             Tensor(place, t.shape, t.dtype, t.bound) for place, t in tensors
         )
         solved = _eliminated(form, shapes, graph.dims)
-        if solved is form:
+        if solved == form:
             return f
         indices = {i.symbol: i.name for i in f.indices}
-        axes = tuple(replace(a, name=b.name) for a, b in zip(solved.axes, f.axes, strict=True))
-        over = tuple(replace(r, name=indices.get(index_symbol(r.name), "t")) for r in solved.over)
-        return replace(rename(solved, names), axes=axes, over=over, origin=f.origin)
+        over = tuple(indices.get(index_symbol(r.name), "t") for r in solved.over)
+        return amend(show_names(rename(solved, names), tuple(a.name for a in f.axes), over), origin=f.origin)
 
     return map_formulas(graph, change)
 
 
 @lru_cache(maxsize=4096)
 def _eliminated(form: Formula, tensors: tuple[Tensor, ...], dims: tuple[Dim, ...]) -> Formula:
-    marked = replace(form, over=tuple(replace(r, name=r.symbol.name) for r in form.over))
+    marked = show_names(form, tuple(a.name for a in form.axes), tuple(r.symbol.name for r in form.over))
     return eliminated(marked, {t.name: t for t in tensors}, dims)
 
 
