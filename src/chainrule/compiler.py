@@ -71,9 +71,7 @@ class Compiled:
 def elaborate(source: Source) -> Graph:
     """The graph that `source` describes. Raises SourceError at the user's own line."""
     try:
-        file = lang.parse(source.text, source.file)
-        read = lang.reader(source.folder) if source.folder else lang.nothing
-        graph = lang.elaborate(file, model=source.model, arguments=dict(source.arguments), read=read)
+        graph = lang.load_source(source)
     except SourceError as error:
         raise replace(error, span=source.place(error.span)) from None
     return replace(graph, nodes=tuple(_relocated(node, source) for node in graph.nodes)) if source.places else graph
