@@ -220,7 +220,7 @@ def decode(text: bytes) -> Executable:
 # The layout of the tape in memory: what the walker (compiled by codegen) and the run side agree on.
 # Everything is an int64; each class numbers the words of one record.
 
-TAPE_FORMAT = 1  # raise it when a layout below changes: it is part of the key of the compiled walker
+TAPE_FORMAT = 2  # raise it when a layout below changes: it is part of the key of the compiled walker
 WALKER_SYMBOL = "chainrule_walk"  # int64 walk(int64 control, int64 thread)
 STEP_SYMBOL = "chainrule_step"  # PyObject *step(PyObject *self, PyObject *nothing), for PyMethodDef
 

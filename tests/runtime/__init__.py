@@ -1,0 +1,1 @@
+"""The run side, tested with programs made by hand."""

@@ -23,7 +23,10 @@ def runner(store: Store | None = None, program=regression, **options) -> Runner:
     return Runner(*program(**options), store or Store(1), walker(), threads=1)
 
 
-def reference(w, x, y, rate=np.float32(0.125)):
+RATE = np.float32(0.125)
+
+
+def reference(w, x, y, rate=RATE):
     d = x - y
     return d.sum(1), w - rate * (d[0] * w)
 
@@ -209,6 +212,11 @@ def test_two_programs_share_one_store():
     assert other.run({"x": X, "y": Y})["count"] == 2 and store.step == 2
 
 
+def many_times(call):
+    for _ in range(100):
+        call()
+
+
 def test_many_steps_are_done_in_chunks_that_ctrl_c_can_end():
     one = runner()
     x = np.broadcast_to(X, (200_000, 4, 3))
@@ -216,8 +224,7 @@ def test_many_steps_are_done_in_chunks_that_ctrl_c_can_end():
     threading.Timer(0.15, lambda: __import__("signal").pthread_kill(main, 2)).start()
     start = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        for _ in range(100):
-            one.run({"x": x, "y": Y}, steps=200_000)
+        many_times(lambda: one.run({"x": x, "y": Y}, steps=200_000))
     assert time.perf_counter() - start < 10
     done = one.store.step
     assert done > 0 and one.run({"x": X, "y": Y})["count"] == np.float32(done + 1)
