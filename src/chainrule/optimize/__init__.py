@@ -2,7 +2,7 @@
 
 from chainrule.optimize.contract import contract
 from chainrule.optimize.cse import cse
-from chainrule.optimize.dead import drop_dead
+from chainrule.optimize.dead import drop_dead, drop_unread_inputs
 from chainrule.optimize.eliminate import eliminate
 from chainrule.optimize.expand_reductions import expand_reductions
 from chainrule.optimize.inline import inline
@@ -15,6 +15,7 @@ __all__ = [
     "contract",
     "cse",
     "drop_dead",
+    "drop_unread_inputs",
     "eliminate",
     "expand_reductions",
     "inline",

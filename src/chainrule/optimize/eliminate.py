@@ -291,7 +291,7 @@ class _System:
         """Let reads give 0 where e is outside [0, extent), if that makes the term 0 as the condition would."""
         bound = {
             k for k in touched
-            if self.reads[k].outside is None
+            if self.reads[k].outside in (None, sp.S.Zero)
             and any(i == e and n == extent for i, n in zip(self.reads[k].indices, self._shape(k), strict=False))
         }  # fmt: skip
         loose = {k for k in touched if k not in bound and self.reads[k].outside is None}

@@ -71,7 +71,7 @@ def _should(f: Formula, k: int, g: Formula, graph: Graph, made: dict[str, Node])
 
 
 def _is_arithmetic(body: sp.Expr) -> bool:
-    return not body.has(sp.Function)
+    return not body.has(sp.Function) and all(p.exp.is_Integer and abs(p.exp) <= 2 for p in body.atoms(sp.Pow))
 
 
 def _is_constant(g: Formula) -> bool:

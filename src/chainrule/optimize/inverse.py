@@ -18,9 +18,22 @@ def in_terms_of_value(law: sp.Expr, e: sp.Expr, y: sp.Symbol, x: Arguments) -> s
 
     A law by cases is solved case by case: the cases must agree, or be told apart by the sign of y.
     """
+    if not e.free_symbols & x:
+        return e
+    direct = None if law.is_number else e.subs(law, y)
+    if direct is not None and not direct.free_symbols & x:
+        return finite(direct)
+    solved = _by_cases(law, e, y, x)
+    if solved is not None or direct is None:
+        return solved
+    return finite(direct) if len(direct.free_symbols & x) < len(e.free_symbols & x) else None
+
+
+def _by_cases(law: sp.Expr, e: sp.Expr, y: sp.Symbol, x: Arguments) -> sp.Expr | None:
     condition = _condition(law, x)
     if condition is None:
-        return _plain(law, e, y, x)
+        u = _exponent(law, x)
+        return None if u is None else _by_exponential(law, e, y, x, u)
     there = in_terms_of_value(_taken(law, condition, True), _taken(e, condition, True), y, x)
     elsewhere = in_terms_of_value(_taken(law, condition, False), _taken(e, condition, False), y, x)
     if there is None or elsewhere is None:
@@ -78,24 +91,8 @@ def _signs_of(e: sp.Expr, u: sp.Expr, signs: set[int]) -> set[int] | None:
     return {s * int(sp.sign(c)) for s in signs} if rest == 1 else None
 
 
-def _plain(law: sp.Expr, e: sp.Expr, y: sp.Symbol, x: Arguments) -> sp.Expr | None:
-    """By putting y for the law itself; else by solving y = law for exp(u), if x comes in exponentials of one u."""
-    if not e.free_symbols & x:
-        return e
-    if law.is_number:
-        return None
-    direct = e.subs(law, y)
-    if not direct.free_symbols & x:
-        return finite(direct)
-    u = _exponent(law, e, x)
-    solved = None if u is None else _by_exponential(law, e, y, x, u)
-    if solved is not None:
-        return solved
-    return direct if len(direct.free_symbols & x) < len(e.free_symbols & x) else None
-
-
-def _exponent(law: sp.Expr, e: sp.Expr, x: Arguments) -> sp.Expr | None:
-    """The u of which `law` and `e` hold exponentials, and no more of x."""
+def _exponent(law: sp.Expr, x: Arguments) -> sp.Expr | None:
+    """The u of which `law` holds an exponential."""
     for part in (*law.atoms(sp.exp), *law.atoms(expm1)):
         if part.free_symbols & x:
             return part.args[0]
@@ -106,10 +103,10 @@ def _by_exponential(law: sp.Expr, e: sp.Expr, y: sp.Symbol, x: Arguments, u: sp.
     """With t = exp(u), y = (a t + b) / (c t + d), or its logarithm: t by y, and that put into `e`."""
     t = sp.Symbol("t", positive=True)
     inside, logarithm = _rational(law, t, u), False
-    if inside is None or inside.free_symbols != {t}:
+    if inside is None or not _is_fraction(inside, t):
         inside, logarithm = _rational(_exponentiated(law), t, u), True
     target = _rational(e, t, u)
-    if inside is None or target is None or inside.free_symbols != {t} or target.free_symbols & x:
+    if inside is None or target is None or not _is_fraction(inside, t) or target.free_symbols & x:
         return None
     top, bottom = (sp.Poly(p, t) for p in sp.fraction(sp.cancel(inside)))
     if max(top.degree(), bottom.degree()) != 1:
@@ -139,6 +136,10 @@ def _rational(e: sp.Expr, t: sp.Symbol, u: sp.Expr) -> sp.Expr | None:
     return e.xreplace(values)
 
 
+def _is_fraction(e: sp.Expr, t: sp.Symbol) -> bool:
+    return e.free_symbols == {t} and bool(e.is_rational_function(t))
+
+
 def _exponentiated(law: sp.Expr) -> sp.Expr:
     """exp(law), for a law that is a sum of terms, one of them a logarithm."""
     factors = []
@@ -161,8 +162,17 @@ def _put(e: sp.Expr, t: sp.Symbol, solution: sp.Expr) -> sp.Expr:
     part = sp.Mul(*factors)
     if all(s == t for s in part.free_symbols):
         rest = [f for f in sp.Mul.make_args(e) if f not in factors]
-        return sp.Mul(*rest, sp.factor(sp.cancel(part.xreplace({t: solution}))))
+        return sp.Mul(*rest, _upright(sp.factor(sp.cancel(part.xreplace({t: solution})))))
     return e.func(*(_put(a, t, solution) if isinstance(a, sp.Expr) else a for a in e.args))
+
+
+def _upright(e: sp.Expr) -> sp.Expr:
+    """y (1 - y) instead of -y (y - 1)."""
+    c, factors = e.as_coeff_mul()
+    for k, f in enumerate(factors):
+        if c == -1 and isinstance(f, sp.Add) and -1 in f.args:
+            return sp.Mul(*factors[:k], sp.Add(*(-term for term in f.args)), *factors[k + 1 :])
+    return e
 
 
 def _in_exponentials(e: sp.Expr, q: sp.Symbol, y: sp.Symbol) -> sp.Expr:
@@ -191,14 +201,13 @@ def is_accurate(law: sp.Expr, before: sp.Expr, after: sp.Expr, y: sp.Symbol) -> 
     arguments = sorted((s for s in law.free_symbols if is_slot(s)), key=str)
     values = {s: near if k == 0 else rng.permutation(np.abs(near)) for k, s in enumerate(arguments)}
     others = {s: np.ones(()) for s in (before.free_symbols | after.free_symbols | law.free_symbols) - set(values) - {y}}
-    exact = value(before, values | others)
     rounded = {s: v.astype(np.float32) for s, v in (values | others).items()}
     exact_y = value(law, {s: v.astype(np.float64) for s, v in rounded.items()})
     rounded[y] = np.asarray(exact_y, np.float32)
-    exact = np.asarray(value(before, {s: v.astype(np.float64) for s, v in rounded.items()}))
-    found = np.asarray(value(after, rounded, np.float32))
+    exact = np.broadcast_to(value(before, {s: v.astype(np.float64) for s, v in rounded.items()}), near.shape)
+    found = np.broadcast_to(value(after, rounded, np.float32), exact.shape)
     known = np.isfinite(exact) & np.isfinite(np.broadcast_to(rounded[y], exact.shape))
     if not known.any():
         return False
-    error = np.abs(found - exact)[known]
+    error = np.abs(found[known] - exact[known])
     return bool(np.all(error <= 4 * ULP * max(np.abs(exact[known]).max(), 1e-30)))
