@@ -7,7 +7,7 @@ loops around it. Columns are what the target holds next to each other, so left a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import sympy as sp
@@ -26,7 +26,7 @@ NOTHING = Range(index_symbol("_none"), sp.S.Zero, sp.S.One)  # where there are n
 
 def write_product(leaf: Product, w: Writer) -> None:
     """``target = (target +) scale * sum[inner] left * right``."""
-    leaf = _columns_last(leaf, w)
+    leaf = _columns_last(_counted(leaf, w), w)
     row, column = _longest(leaf.rows, leaf), _adjacent(leaf, w)
     around = [r for r in (*leaf.batch, *leaf.rows, *leaf.columns) if r not in (row, column)]
     if leaf.inner and _is_affine(leaf, row, column, w):
@@ -35,8 +35,34 @@ def write_product(leaf: Product, w: Writer) -> None:
         _opened(around, lambda: _loops(leaf, row, column, w), w)
 
 
-def _opened(ranges: Sequence[Range], body: object, w: Writer) -> None:
-    assert callable(body)
+def _counted(leaf: Product, w: Writer) -> Product:
+    """`leaf` with a block's ranges counted from 0 where every block has as many members: the tile then knows them."""
+    block = w.kernel.block
+    if block is None or not block.extent.is_Integer or int(block.extent) % block.size:
+        return leaf
+    places = {
+        r.symbol: block.first + r.symbol
+        for r in (*leaf.rows, *leaf.columns, *leaf.inner)
+        if r.start == block.first and r.stop == block.last
+    }
+
+    def counted(ranges: Sequence[Range]) -> tuple[Range, ...]:
+        whole = {"start": sp.S.Zero, "stop": sp.Integer(block.size)}
+        return tuple(replace(r, **whole) if r.symbol in places else r for r in ranges)
+
+    return replace(
+        leaf,
+        target=leaf.target.renamed(places),
+        left=leaf.left.renamed(places),
+        right=leaf.right.renamed(places),
+        rows=counted(leaf.rows),
+        columns=counted(leaf.columns),
+        inner=counted(leaf.inner),
+    )
+
+
+def _opened(ranges: Sequence[Range], body: Callable[[], None], w: Writer) -> None:
+    """What `body` writes, inside loops over `ranges`."""
     if not ranges:
         body()
         return

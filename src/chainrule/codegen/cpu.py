@@ -118,7 +118,9 @@ def _write_blocks(kernel: Kernel, w: Writer) -> None:
     }
     with w.inside(f"for {number} in range(lo, hi):"):
         w.line(f"{first} = {number} * {block.size}")
-        w.line(f"{last} = {w.call('minimum')}({first} + {block.size}, {w.integer(block.extent)})")
+        whole = block.extent.is_Integer and int(block.extent) % block.size == 0
+        end = f"{first} + {block.size}"
+        w.line(f"{last} = {end}" if whole else f"{last} = {w.call('minimum')}({end}, {w.integer(block.extent)})")
         write_leaves(kernel.body, w)
 
 
