@@ -22,6 +22,7 @@ from chainrule.optimize import (
     contract,
     cse,
     drop_dead,
+    drop_unread_inputs,
     eliminate,
     expand_reductions,
     inline,
@@ -45,7 +46,17 @@ def ignore(step: Pass, before: Graph, after: Graph) -> None:
 # what must come before derivation: a stable form's gradient is stable, and a max derives as a gather
 PREPARE: tuple[Pass, ...] = (drop_dead, stabilize, expand_reductions, expand_gradients)
 
-IMPROVE: tuple[Pass, ...] = (eliminate, simplify, output_form, cse, inline, contract, cse, drop_dead)
+IMPROVE: tuple[Pass, ...] = (
+    eliminate,
+    simplify,
+    output_form,
+    cse,
+    inline,
+    contract,
+    cse,
+    drop_dead,
+    drop_unread_inputs,
+)
 
 
 def run(graph: Graph, passes: Sequence[Pass], watch: Watch = ignore) -> Graph:

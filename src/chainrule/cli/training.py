@@ -83,9 +83,7 @@ def begin(
             way_out = "another folder, or the model and settings that the run was begun with"
             raise ChainruleError(f"{out} holds a run of something else\n  Way out: {way_out}")
         return train(Run(out, record_of(last, how), samples, restored(last, threads), last), started, json)
-    step = model.compile(how.optimizer, dtype=dtype, threads=threads, seed=how.seed)
-    for name, value in how.settings.items():
-        step.scalars[name] = value
+    step = model.compile(how.optimizer, dtype=dtype, threads=threads, seed=how.seed, **how.settings)
     run = Run(out or fresh(model_file.stem), record, samples, step, loop.checkpoint_of(step, record, ()))
     return train(run, started, json)
 
@@ -192,9 +190,8 @@ def restored(last: Checkpoint, threads: int | None) -> Step:
     given = tuple(sorted(record.arguments.items()))
     model = Model(Source(record.model, path, chosen, given, Path(path).parent))
     double = any(array.dtype.name == "float64" for array in last.parameters.values())
-    step = model.compile(record.recipe.optimizer, dtype="float64" if double else "float32", threads=threads)
-    for setting, value in record.recipe.settings.items():
-        step.scalars[setting] = value
+    dtype: DType = "float64" if double else "float32"
+    step = model.compile(record.recipe.optimizer, dtype=dtype, threads=threads, **record.recipe.settings)
     loop.restore(step, last)
     return step
 

@@ -46,7 +46,9 @@ def drop_unread_inputs(graph: Graph) -> Graph:
         if unbound & _bound([tensor]) and tensor not in kept:
             kept.append(tensor)
             unbound -= _bound([tensor])
-    return graph if len(kept) == len(graph.inputs) else replace(graph, inputs=tuple(t for t in graph.inputs if t in kept))
+    return (
+        graph if len(kept) == len(graph.inputs) else replace(graph, inputs=tuple(t for t in graph.inputs if t in kept))
+    )
 
 
 def _sizes(graph: Graph) -> set[sp.Symbol]:
