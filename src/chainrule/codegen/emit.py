@@ -280,7 +280,8 @@ def elementwise(
 ) -> None:
     """`function` works lane by lane, as `source` says, on scalars and vectors of one element type.
 
-    Scalars among vectors are broadcast; float32 among float64 is widened, an integer among floats becomes one.
+    Scalars among vectors are broadcast and take the vectors' element, as in NumPy; among scalars float32 beside
+    float64 is widened, and an integer beside floats becomes one.
     integers: integers stay integers, else they become float64. result: the element of the outcome, if another.
     vectors_only: scalars are Numba's own affair, and so are booleans that are no lanes.
     """
@@ -289,10 +290,11 @@ def elementwise(
         elements = [element_name(kind) for kind in kinds]
         if None in elements or (vectors_only and not any(lanes_of(kind) for kind in kinds)):
             return None
-        floats = [e for e in elements if e in ("float32", "float64")]
+        lanes = max(lanes_of(kind) for kind in kinds)
+        strong = [e for e, kind in zip(elements, kinds, strict=True) if lanes_of(kind) or not lanes]
+        floats = [e for e in strong if e in ("float32", "float64")] or [e for e in elements if e == "float64"]
         whole = "bool" if set(elements) == {"bool"} else "int64"
         element = max(floats) if floats else whole if integers else "float64"
-        lanes = max(lanes_of(kind) for kind in kinds)
         scalar = NUMBA[element]
         kind = Vector(scalar, lanes) if lanes else scalar
         outcome = NUMBA[result] if result else scalar

@@ -66,8 +66,9 @@ def _where_type(condition: types.Type, a: types.Type, b: types.Type) -> Any:
     names = element_name(condition), element_name(a), element_name(b)
     if names[0] != "bool" or None in names:
         return None
-    element = "float64" if "float64" in names else "float32" if "float32" in names else str(names[1])
     lanes = max(map(lanes_of, (condition, a, b)))
+    strong = {name for name, kind in zip(names[1:], (a, b), strict=True) if lanes_of(kind)} or set(names[1:])
+    element = "float64" if "float64" in strong else "float32" if "float32" in strong else str(names[1])
     scalar = NUMBA[element]
     wide = [Vector(scalar, lanes) if lanes_of(k) else scalar for k in (a, b)]
     return (Vector(scalar, lanes) if lanes else scalar, condition, *wide)
