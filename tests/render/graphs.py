@@ -34,7 +34,7 @@ def _backward(k: int, x: str, width: int, out: int) -> list[Formula]:
     inner, columns = Index(i, sp.Integer(width), "i"), Index(o, sp.Integer(out), "o")
 
     def origin(of: str) -> Origin:
-        return Origin(formula=of, rule="vjp")
+        return Origin(formula=of, rule="vjp", layer=f"h.{k}.relu" if of[0] == "h" else f"h.{k}.linear")
 
     s_bar = Formula(
         f"s{k}_bar", (ROWS, columns), (), Select(slot(0) > 0, slot(1), sp.S.Zero),

@@ -145,20 +145,22 @@ def _besides(graph: Graph, part: Mapping[str, Part]) -> dict[str, str]:
 def forward_picture(graph: Graph, kernels: Mapping[str, str] | None = None, depth: int | None = None) -> str:
     """DOT of the forward pass: inputs, parameters, formulas; an edge for each read, with shape and dtype.
 
-    kernels: the frame of each formula (the kernel that computes it); without, the layers are the frames.
+    kernels: the frame of each formula (the kernel that computes it); None: the layers are the frames.
     depth: collapse layers at this depth of their paths, 0: never; None: only what would be illegible.
     """
     picture = _only(picture_of(graph, kernels), {"primal", "random"})
-    return plain(_framed(bearable(picture, depth), kernels))
+    picture = bearable(picture, depth)
+    return plain(picture if kernels is not None else _framed(picture))
 
 
 def backward_picture(graph: Graph, kernels: Mapping[str, str] | None = None, depth: int | None = None) -> str:
     """DOT of the backward pass and the updates of a joint graph, with the values that they read from the forward pass.
 
-    Those stand by their names: their equations are in the forward picture. Arguments as in `forward_picture`.
+    Those stand by their names: their equations are in the forward picture. Arguments as in `forward_picture`; without
+    kernels there are no frames.
     """
-    picture = _only(picture_of(graph, kernels), {"cotangent", "update"})
-    return plain(_framed(bearable(picture, depth), kernels))
+    # frames by layer, with the saved values between them, drive a deep network's picture to three times its width
+    return plain(bearable(_only(picture_of(graph, kernels), {"cotangent", "update"}), depth))
 
 
 def both_picture(graph: Graph, depth: int | None = None) -> str:
@@ -181,18 +183,16 @@ def _only(picture: Picture, kinds: set[Kind]) -> Picture:
     return replace(picture, boxes=tuple(boxes), wires=wires)
 
 
-def _framed(picture: Picture, kernels: Mapping[str, str] | None) -> Picture:
-    """Frames by layer where no kernels are given; a layer of one box needs none."""
-    if kernels is not None:
-        return picture
-    held = Counter(box.layer for box in picture.boxes if box.members == 1)
-    return replace(
-        picture,
-        boxes=tuple(
-            replace(box, cluster=box.layer) if box.members == 1 and held[box.layer] > 1 else box
-            for box in picture.boxes
-        ),
-    )
+def _framed(picture: Picture) -> Picture:
+    """Formulas framed by layer; a layer of one formula needs none.
+
+    Parameters stay outside: in the frame, theirs would be the first level of it, and what comes before the layer
+    would have to stand beside the frame instead of above. A deep network then runs off to one side.
+    """
+    framed = [box for box in picture.boxes if box.members == 1 and box.kind in ("primal", "random")]
+    held = Counter(box.layer for box in framed)
+    frames = {box.key: box.layer for box in framed if held[box.layer] > 1}
+    return replace(picture, boxes=tuple(replace(box, cluster=frames.get(box.key, "")) for box in picture.boxes))
 
 
 def notebook_svg(graph: Graph) -> str:

@@ -55,7 +55,9 @@ def plain(picture: Picture) -> str:
     for k, (frame, boxes) in enumerate(frames.items()):
         body += _frame(f"cluster_{k}", frame, (_node(names[box.key], box) for box in boxes))
     crowded = len(picture.boxes) > CROWDED
-    body += (_edge(names, wire, _colour(wire, kinds), crowded) for wire in picture.wires)
+    for wire in picture.wires:
+        column = kinds[wire.tail] == kinds[wire.head]
+        body.append(_edge(names, wire, _colour(wire, kinds), crowded, **({"weight": COLUMN} if column else {})))
     return _document(picture, body)
 
 
