@@ -22,7 +22,7 @@ Polynomial = dict[Monomial, Fraction]
 BUDGET = 3000  # steps of a proof; real ones take fewer than 50
 
 
-class TooHard(Exception):  # noqa: N818 - an answer, not an error of a user's
+class TooHard(Exception):
     """An expression that is no polynomial over integer atoms."""
 
 
@@ -90,7 +90,7 @@ class Facts:
 
     def assume(self, condition: sp.Basic, holds: bool = True) -> None:
         """Learn what a condition says about integers; what it says otherwise is left out."""
-        if isinstance(condition, sp.And) and holds or isinstance(condition, sp.Or) and not holds:
+        if (isinstance(condition, sp.And) and holds) or (isinstance(condition, sp.Or) and not holds):
             for part in condition.args:
                 self.assume(part, holds)
         elif isinstance(condition, sp.Not):
@@ -195,9 +195,9 @@ class _Proof:
         self.left -= 1
         if self.left < 0:
             return False
-        if all(c >= 0 or not m for m, c in goal.items()) and goal.get((), Fraction(0)) > -1:
-            if all(v in self.facts.natural for m in goal for v in m):
-                return True
+        natural = all(v in self.facts.natural for m in goal for v in m)
+        if natural and all(c >= 0 or not m for m, c in goal.items()) and goal.get((), Fraction(0)) > -1:
+            return True
         newest = max((v for m in goal for v in m), default=None)
         if newest is None:
             return goal.get((), Fraction(0)) > -1
@@ -214,18 +214,29 @@ class _Proof:
         ((scale, c),) = inside.items()
         if any(u not in self.facts.natural for u in scale) or any(m.count(v) > 1 for m in fact if v in m):
             return False
-        if scale:  # times scale >= 1: g >= 0 follows from g * scale + scale - 1 >= 0
+        rests = {m: _over(_without(m, v), scale) for m in parts}
+        if any(rest is None for rest in rests.values()):
+            # times scale >= 1: g >= 0 follows from g * scale + scale - 1 >= 0
             one: Polynomial = {scale: Fraction(1)}
             goal = add(add(multiply(goal, one), one), constant(-1))
-            goal = {m: d for m, d in goal.items() if d}
+            rests = {m: _without(m, v) for m in parts}
         for m, d in parts.items():
-            rest = _without(m, v)
+            rest = rests[m] or ()
             if d * c < 0 or any(u not in self.facts.natural for u in rest):
                 return False
             goal = add(goal, multiply({rest: d / c}, fact), Fraction(-1))
         if any(v in m for m in goal):
             return False
         return self.shows(goal)
+
+
+def _over(m: Monomial, scale: Monomial) -> Monomial | None:
+    """m / scale, if it is a monomial."""
+    for v in scale:
+        if v not in m:
+            return None
+        m = _without(m, v)
+    return m
 
 
 def _without(m: Monomial, v: int) -> Monomial:

@@ -14,16 +14,11 @@ from chainrule.lang import scan
 from chainrule.lang import syntax as s
 
 RESERVED = frozenset(
-    "model layer fn optimizer init law use dim input param state scalar random let repeat as output stop where if "
-    "then else and or not sum prod max min argmax argmin mean any all true false inf nan pi training size from "
-    "fixed_point within steps".split()
+    ["model", "layer", "fn", "optimizer", "init", "law", "use", "dim", "input", "param", "state", "scalar", "random", "let", "repeat", "as", "output", "stop", "where", "if", "then", "else", "and", "or", "not", "sum", "prod", "max", "min", "argmax", "argmin", "mean", "any", "all", "true", "false", "inf", "nan", "pi", "training", "size", "from", "fixed_point", "within", "steps"]
 )
 """The words that no tensor, index, size or layer may be called."""
 
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau upsilon "
-    "phi chi psi omega"
-).split()
+_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"]
 GREEK = {chr(0x3B1 + k): name for k, name in enumerate(_GREEK)}
 GREEK |= {chr(0x391 + k): name.capitalize() for k, name in enumerate(_GREEK) if k != 17}
 

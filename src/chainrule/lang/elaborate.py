@@ -17,7 +17,7 @@ from chainrule.lang.draft import Instance, Scope
 from chainrule.lang.draws import draw
 from chainrule.lang.equation import copy, equation
 from chainrule.lang.expressions import Given, argument_names, norm
-from chainrule.lang.ranges import below, names_in
+from chainrule.lang.ranges import reads_in
 
 CALLS = 40  # a call in a call in a call …; a model of real layers needs some 5
 
@@ -73,9 +73,9 @@ def _mentions(statement: s.Statement, name: str) -> bool:
     match statement:
         case s.Define(_, _, value, where) | s.UpdateStatement(_, value, where):
             found = (value,) if where is None else (value, where)
-            return any(n.path == name for e in found for n in names_in(e))
+            return any(name in reads_in(e) for e in found)
         case s.RandomStatement(_, law):
-            return any(n.path == name for n in names_in(law))
+            return name in reads_in(law)
         case s.RepeatStatement(_, _, body):
             return any(_mentions(inner, name) for inner in body)
         case s.OutputStatement(names):
@@ -392,4 +392,4 @@ def unify(child: Scope, parameter: s.Parameter, tensor: Tensor, span: Span) -> N
             raise SourceError(span, f"{name} has two extents, {known} and {extent}", facts, "give equal axes")
 
 
-__all__ = ["DType", "Origin", "Reduce", "below", "call", "define", "run"]
+__all__ = ["call", "define", "run"]

@@ -15,7 +15,7 @@ from chainrule.errors import SourceError, Span, nearest
 from chainrule.ir.expression import TRAINING, Select, ceil, floor, is_slot, quotient, remainder, slot, slot_number
 from chainrule.ir.expression import round as nearest_integer
 from chainrule.ir.expression import sign as sign_of
-from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Origin, Reduce
+from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.lang import static
 from chainrule.lang import syntax as s

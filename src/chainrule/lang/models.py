@@ -19,8 +19,8 @@ from chainrule.lang import syntax as s
 from chainrule.lang.draft import Draft, Scope, Static, renamed
 from chainrule.lang.elaborate import run
 from chainrule.lang.initialisers import initial
-from chainrule.lang.library import library as packaged
 from chainrule.lang.library import key, table_of
+from chainrule.lang.library import library as packaged
 from chainrule.lang.parser import parse
 
 Argument = int | float | bool | str

@@ -122,7 +122,7 @@ class Ranges:
         """A name for an axis that has none: its dim's first letter, if that is free."""
         used = {var.name for var in taken} | set(self.bound_names)
         first = extent.name.split(".")[-1][0] if isinstance(extent, sp.Symbol) else ""
-        return next(c for c in (first, *LETTERS, "n") if c and (c not in used or c == "n" and len(used) > 25))
+        return next(c for c in (first, *LETTERS, "n") if c and (c not in used or (c == "n" and len(used) > 25)))
 
     bound_names: frozenset[str] = frozenset()
 
@@ -363,6 +363,15 @@ def below(e: s.Expression) -> Iterator[s.Expression]:
         top = stack.pop()
         yield top
         stack.extend(parts(top))
+
+
+def reads_in(e: s.Expression) -> Iterator[str]:
+    """The names that `e` reads, with indices or without."""
+    for x in below(e):
+        if isinstance(x, s.Name):
+            yield x.path
+        elif isinstance(x, s.Indexed) and isinstance(x.base, s.Name):
+            yield x.base.path
 
 
 def names_in(e: s.Expression) -> Iterator[s.Name]:

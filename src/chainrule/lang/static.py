@@ -157,7 +157,7 @@ def combined(sign: str, left: sp.Expr, right: sp.Expr, span: Span) -> sp.Expr:
         raise SourceError(span, "division by zero", (f"{left} {sign} {right}",), "check the sizes")
     if sign == "/":
         return left / right
-    if left.is_Rational and not left.is_Integer or right.is_Rational and not right.is_Integer:
+    if (left.is_Rational and not left.is_Integer) or (right.is_Rational and not right.is_Integer):
         ratio = sp.floor(left / right)
         return ratio if sign == "//" else left - right * ratio
     return quotient(left, right) if sign == "//" else remainder(left, right)
