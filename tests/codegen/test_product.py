@@ -1,0 +1,202 @@
+"""Products: tiles, packed panels and OpenBLAS against NumPy in float64, at every size and however rows are divided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis.strategies import booleans, integers, sampled_from
+
+from chainrule.codegen import product, tile
+from chainrule.codegen.objects import Array, Job, Size
+from chainrule.codegen.product import Extent, Operand, Shape, choose, product_lines
+from chainrule.codegen.target import Target, host
+from tests.codegen.native_kernels import run, run_plain
+
+ELEMENTS = ("float32", "float64")
+
+
+def matrix_product(
+    kind: str, shape: tuple[int | str, int | str, int | str], element: str, target: Target, method=None, **options
+) -> Job:
+    """``z[r, c] = sum[k] x[r, k] w[k, c]`` over rows [lo, hi); in `kind` a T marks the operand that is stored turned.
+
+    A size is a number, or the name M, N or K of one known at run time.
+    """
+    m, n, k = map(str, shape)
+    left = Operand("x", "k", k, "0", ("1",)) if kind[0] == "N" else Operand("x", f"k * {m}", "1", "0", (m,))
+    right = Operand("w", f"k * {n}", "0", "1", (n,)) if kind[1] == "N" else Operand("w", "k", "0", k, ("1",))
+    into = Operand("z", "0", n, "1")
+    known = [size if isinstance(size, int) else None for size in shape]
+    way = choose(Shape(None, known[1], known[2]), element, target, left, right, into)
+    if method is not None or way.method == "direct":
+        way = (
+            method(way)
+            if method
+            else replace(product.choose(Shape(99, known[1], 99), element, target, left, right, into), rows=4)
+        )
+    names, parameters = (
+        ["x", "w", "z"],
+        [
+            Array(element, (shape[0], shape[2]) if kind[0] == "N" else (shape[2], shape[0])),
+            Array(element, (shape[2], shape[1]) if kind[1] == "N" else (shape[1], shape[2])),
+            Array(element, (shape[0], shape[1])),
+        ],
+    )
+    if way.panel is not None:
+        names.append("panel")
+        parameters.append(Array(element, (shape[2], way.panel[1]), scratch=True))
+    for name, size in zip("MNK", shape, strict=True):
+        if isinstance(size, str):
+            names.append(name)
+            parameters.append(Size())
+    extents = Extent("r", "lo", "hi"), Extent("c", "0", n), (Extent("k", "0", k),)
+    lines = product_lines(way, into, left, right, *extents, panel="panel", **options)
+    body = "\n".join("    " + line for line in lines)
+    return Job(f"def kernel({', '.join(names)}, lo, hi):\n{body}\n", "kernel", tuple(parameters))
+
+
+def operands(kind: str, m: int, n: int, k: int, element: str) -> tuple[dict, np.ndarray]:
+    """Arrays, and the product in float64."""
+    rng = np.random.default_rng(m + 100 * n + 10_000 * k)
+    x, w = rng.normal(size=(m, k)).astype(element), rng.normal(size=(k, n)).astype(element)
+    stored = {"x": x if kind[0] == "N" else x.T.copy(), "w": w if kind[1] == "N" else w.T.copy()}
+    return {**stored, "z": rng.normal(size=(m, n)).astype(element)}, x.astype(float) @ w.astype(float)
+
+
+def close(found: np.ndarray, want: np.ndarray) -> None:
+    tolerance = 2e-5 if found.dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(found, want, rtol=tolerance, atol=tolerance * 10)
+
+
+@pytest.mark.parametrize("level", ["native", "avx2"])
+@pytest.mark.parametrize("kind", ["NN", "NT", "TN", "TT"])
+@settings(max_examples=12, deadline=None)
+@given(m=integers(0, 35), n=integers(0, 70), k=integers(0, 40), element=sampled_from(ELEMENTS), add=booleans())
+def test_a_product_whose_sizes_are_known_at_run_time_is_numpys(kind, level, m, n, k, element, add):
+    job = matrix_product(kind, ("M", "N", "K"), element, host(level), accumulate=add, scale="-0.5")
+    arrays, want = operands(kind, m, n, k, element)
+    found = run(job, arrays, {"M": m, "N": n, "K": k}, 0, m, host(level))["z"]
+    close(found, -0.5 * want + add * arrays["z"].astype(float))
+
+
+@pytest.mark.parametrize("shape", [(32, 32, 64), (32, 10, 32), (64, 33, 20), (7, 100, 17), (29, 16, 9), (1, 40, 16)])
+@pytest.mark.parametrize("kind", ["NN", "NT", "TN"])
+def test_a_product_of_known_sizes_is_numpys_compiled_and_plain(kind, shape):
+    job = matrix_product(kind, shape, "float32", host("avx2"))
+    arrays, want = operands(kind, *shape, "float32")
+    for found in (run(job, arrays, {}, 0, shape[0], host("avx2")), run_plain(job, arrays, {}, 0, shape[0])):
+        close(found["z"], want)
+
+
+@pytest.mark.parametrize("kind", ["NN", "NT", "TN"])
+def test_no_division_of_the_rows_changes_a_bit(kind):
+    job = matrix_product(kind, ("M", 50, 33), "float32", host())
+    arrays, _ = operands(kind, 45, 50, 33, "float32")
+    whole = run(job, arrays, {"M": 45}, 0, 45)["z"]
+    for cuts in ((0, 1, 2, 45), (0, 13, 30, 45), (0, 44, 45)):
+        z = arrays["z"]
+        for lo, hi in pairwise(cuts):
+            z = run(job, {**arrays, "z": z}, {"M": 45}, lo, hi)["z"]
+        assert np.array_equal(z, whole)
+
+
+def test_rows_whose_number_is_known_are_cut_into_tiles_that_fit():
+    for rows in (1, 5, 13, 14, 15, 29, 64):
+        way = choose(Shape(rows, 64, 64), "float32", host("avx2"), *PLAIN)
+        assert 1 <= way.rows * way.vectors <= 13
+
+
+PLAIN = Operand("x", "k", "64", "0", ("1",)), Operand("w", "k * 64", "0", "1", ("64",)), Operand("z", "0", "64", "1")
+
+
+def test_tiny_and_scattered_products_are_loops_and_large_ones_are_openblas():
+    left, right, into = PLAIN
+    assert choose(Shape(2, 2, 2), "float32", host(), left, right, into).method == "direct"
+    assert choose(Shape(64, 64, 64), "float32", host(), left, right, replace(into, column="64")).method == "direct"
+    assert choose(Shape(64, 64, 64), "float32", host(), left, right, into).method == "tile"
+    assert choose(Shape(1024, 1024, 1024), "float32", host(), left, right, into).method == "blas"
+    several = replace(left, inner=("1", "3"))
+    assert choose(Shape(1024, 1024, 1024), "float32", host(), several, right, into).method == "tile"
+
+
+@pytest.mark.parametrize("kind", ["NN", "NT", "TN", "TT"])
+@settings(max_examples=10, deadline=None)
+@given(m=integers(0, 20), n=integers(0, 20), k=integers(0, 20), element=sampled_from(ELEMENTS), add=booleans())
+def test_openblas_is_called_as_numpy_multiplies(kind, m, n, k, element, add):
+    job = matrix_product(
+        kind, ("M", "N", "K"), element, host(), method=lambda way: product.Way("blas"), accumulate=add, scale="2.0"
+    )
+    arrays, want = operands(kind, m, n, k, element)
+    sizes = {"M": m, "N": n, "K": k}
+    for how in (run, run_plain):
+        close(how(job, arrays, sizes, 0, m)["z"], 2 * want + add * arrays["z"].astype(float))
+
+
+def test_rows_that_collide_in_the_cache_are_packed():
+    left, right, into = PLAIN
+    far = replace(right, inner=("1024",))
+    assert choose(Shape(64, 1024, 100), "float32", host(), left, far, into).panel is not None
+    assert choose(Shape(64, 1024, 100), "float32", host(), left, right, into).panel is None
+    job = matrix_product("NN", (72, 1024, 80), "float32", host())
+    arrays, want = operands("NN", 72, 1024, 80, "float32")
+    close(run(job, arrays, {}, 0, 72)["z"], want)
+
+
+def test_a_convolution_is_a_product_with_more_inner_indices():
+    # y[o, j] = sum[c, s] x[c, j + s] K[o, c, s]: rows o, columns j, inner c and s
+    way = choose(Shape(None, 50, 9), "float32", host(), LEFT, RIGHT, INTO)
+    assert way.panel is None
+    inner = Extent("c", "0", "3"), Extent("s", "0", "3")
+    lines = product_lines(way, INTO, LEFT, RIGHT, Extent("o", "lo", "hi"), Extent("j", "0", "50"), inner)
+    source = "def kernel(x, w, z, lo, hi):\n" + "\n".join("    " + line for line in lines) + "\n"
+    job = Job(source, "kernel", (Array("float32", (3, 52)), Array("float32", (20, 3, 3)), Array("float32", (20, 50))))
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(3, 52)).astype(np.float32), rng.normal(size=(20, 3, 3)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(float), 3, axis=1)  # c, j, s
+    want = np.einsum("cjs,ocs->oj", windows, w.astype(float))
+    arrays = {"x": x, "w": w, "z": np.zeros((20, 50), np.float32)}
+    for how in (run, run_plain):
+        close(how(job, arrays, {}, 0, 20)["z"], want)
+
+
+LEFT = Operand("w", "c * 3 + s", "9", "0", ("3", "1"))
+RIGHT = Operand("x", "c * 52 + s", "0", "1", ("52", "1"))
+INTO = Operand("z", "0", "50", "1")
+
+
+def test_a_panel_of_several_inner_indices_is_packed_in_their_order():
+    # y[o, j] = sum[c, s] w[o, c, s] x[2 j + s, c]: columns are 2 * 3 elements apart
+    right = Operand("x", "c + s * 3", "0", "6", ("1", "3"))
+    way = choose(Shape(None, 50, 9), "float32", host(), LEFT, right, INTO)
+    assert way.panel == (9, 2 * host().lanes("float32"))
+    inner = Extent("c", "0", "3"), Extent("s", "0", "3")
+    lines = product_lines(way, INTO, LEFT, right, Extent("o", "lo", "hi"), Extent("j", "0", "50"), inner, panel="panel")
+    source = "def kernel(x, w, z, panel, lo, hi):\n" + "\n".join("    " + line for line in lines) + "\n"
+    views = Array("float32", (101, 3)), Array("float32", (20, 3, 3)), Array("float32", (20, 50))
+    job = Job(source, "kernel", (*views, Array("float32", way.panel, scratch=True)))
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(101, 3)).astype(np.float32), rng.normal(size=(20, 3, 3)).astype(np.float32)
+    windows = np.lib.stride_tricks.sliding_window_view(x.astype(float), 3, axis=0)[::2]  # j, c, s
+    want = np.einsum("jcs,ocs->oj", windows, w.astype(float))
+    arrays = {"x": x, "w": w, "z": np.zeros((20, 50), np.float32)}
+    for how in (run, run_plain):
+        close(how(job, arrays, {}, 0, 20)["z"], want)
+
+
+def test_a_tile_that_forgets_its_last_rows_is_noticed(monkeypatch):
+    monkeypatch.setattr(product, "_tile", lambda *a, f=product._tile: f(*a[:-1], "1" if "hi" in a[-1] else a[-1]))
+    job = matrix_product("NN", ("M", 32, 16), "float32", host())
+    arrays, want = operands("NN", 9, 32, 16, "float32")
+    with pytest.raises(AssertionError):
+        close(run(job, arrays, {"M": 9}, 0, 9)["z"], want)
+
+
+def test_what_a_leaf_calls_is_among_the_functions_of_kernels():
+    job = matrix_product("NT", ("M", "N", "K"), "float32", host())
+    named = product.calls(job.source.splitlines())
+    assert {"tile", "store_tile", "transpose", "element"} <= named
+    assert named <= set(tile.__all__) | {"store", "load_part"}
