@@ -15,7 +15,7 @@ from functools import cached_property
 import sympy as sp
 
 from chainrule.ir.expression import dim_symbol
-from chainrule.ir.formula import Index, Reduce
+from chainrule.ir.formula import DType, Index, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of
@@ -39,7 +39,11 @@ BLOCKS = 64
 """As many blocks keep every core busy; more would only be more partial results."""
 
 TILE_ROWS = 32
-"""What a block should at least divide of a product's rows or columns."""
+FAR_ROWS = 64
+"""What a block should at least divide of a product's rows or columns: of one whose other operand lies in the
+second-level cache, and of one whose operand is farther away."""
+
+FAR_BYTES = 1 << 20
 
 BLOCK_BYTES = 1 << 18
 """What the temporaries of a block may take: they should stay in the second-level cache."""
@@ -165,7 +169,7 @@ class Planner:
     def is_full(self, draft: Draft, t: int) -> bool:
         if draft.index is None and sum(self.costs[k] for k in draft.tasks) + self.costs[t] > SERIAL_NS:
             return True
-        return t in self.contractions and len(draft.tasks) >= FORMULAS
+        return len(draft.tasks) >= (FORMULAS if t in self.contractions else 3 * FORMULAS)
 
     def partial_pays(self, t: int, index: Index, draft: Draft) -> bool:
         """Whether the partial results of a block are fewer than what the block reads for them."""
@@ -228,17 +232,22 @@ class Planner:
         cost = sum(self.costs[t] for t in draft.tasks)
         row = sum(self.row_bytes(t, draft.opened[t]) for t in draft.tasks)
         size = max(math.ceil(extent * min(1.0, BLOCK_NS / max(cost, 1.0))), math.ceil(extent / BLOCKS))
-        if any(self.is_side(t, draft.opened[t]) for t in draft.tasks):
-            # a tile reads its other operand once for all rows of the block, and leaves its result in the cache
-            size = min(max(size, TILE_ROWS), max(8, BLOCK_BYTES // max(row, 1)))
+        rows = max((self.tile_rows(t, draft.opened[t]) for t in draft.tasks), default=0)
+        if rows:  # the block's results stay in the cache, if its tiles can afford it
+            size = max(rows, min(size, BLOCK_BYTES // max(row, 1)))
         if size > LANES:
             size = -(-size // (2 * LANES)) * 2 * LANES
         return min(size, extent) if draft.index.extent.is_Integer else size
 
-    def is_side(self, t: int, symbol: sp.Symbol) -> bool:
-        """Whether the blocks divide the rows, the columns or the sum of a product."""
+    def tile_rows(self, t: int, symbol: sp.Symbol) -> int:
+        """What a block should hold at least if it divides a product: its tiles read the other operand once a block."""
         contraction = self.contractions.get(t)
-        return contraction is not None and symbol not in {i.symbol for i in contraction.batch}
+        if contraction is None or symbol in {i.symbol for i in contraction.batch}:
+            return 0
+        sides = (contraction.rows, contraction.columns)
+        other = next((side for side in sides if symbol not in {i.symbol for i in side}), ())
+        extents = [i.extent for i in (*other, *contraction.inner) if i.symbol != symbol]
+        return FAR_ROWS if bytes_of(DType.FLOAT) * self.sizes.points(extents) > FAR_BYTES else TILE_ROWS
 
     def row_bytes(self, t: int, symbol: sp.Symbol) -> int:
         """What the result of a task takes for one value of the block's index."""
