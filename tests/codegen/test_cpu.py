@@ -23,6 +23,7 @@ from chainrule.ir.formula import Access, DType, Formula, Index, Origin, Reduce
 from chainrule.ir.graph import Dim, Graph, Init, Scalar, State, Tensor, Update
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Loop, Product, Program, Range, Statement
+from chainrule.reference import evaluate
 from chainrule.schedule import schedule
 from tests.codegen.graphs import GRAPHS
 from tests.codegen.running import run_compiled, run_plain
@@ -255,13 +256,13 @@ def test_sizes_are_polynomials_and_quotients_are_dims():
 
 
 def test_draws_and_the_step_come_from_the_clock():
-    axes = (Index(n, N, "n"),)
-    draw = Primitive("uniform", "u", (N,), key="drop.u")
+    axes = (Index(n, sp.Integer(50), "n"),)
+    draw = Primitive("uniform", "u", (sp.Integer(50),), key="drop.u")
     read = (Access("u", (n,)), Access("step", ()), Access("m", (n,)))
     f = Formula("y", axes, (), slot(0) + slot(1) * slot(2), read)
-    state = State(Tensor("m", (N,)), 0.5)
+    state = State(Tensor("m", (sp.Integer(50),)), 0.5)
     graph = Graph(
-        "noise", (Dim("batch"),), states=(state,), scalars=(Scalar("step", 1.0),), nodes=(draw, f),
+        "noise", states=(state,), scalars=(Scalar("step", 1.0),), nodes=(draw, f),
         updates=(Update("m", "y"),), outputs=("y",),
     )  # fmt: skip
     program = schedule(graph, training=True)
@@ -272,6 +273,8 @@ def test_draws_and_the_step_come_from_the_clock():
     assert all("uniform(clock[0], " in text for text in texts.values() if "uniform" in text)
     plain, compiled = (run(program, {"batch": 50}, {}, "float32", step=3)["m"] for run in (run_plain, run_compiled))
     np.testing.assert_array_equal(plain, compiled)
+    want = evaluate(graph, {"m": np.full(50, 0.5)}, seed=0, step=3)["y"]
+    np.testing.assert_array_equal(plain, want.astype(np.float32))
     assert np.all((plain > 1.5) & (plain < 2.5))
     assert len(set(plain.tolist())) > 40
 

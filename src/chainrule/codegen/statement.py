@@ -6,7 +6,6 @@ branch of a choice needs may be evaluated on either, so it is guarded too, and 0
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 
 import sympy as sp
@@ -18,6 +17,7 @@ from chainrule.codegen.plan import always_read, plan
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import Select, is_slot, slot
 from chainrule.ir.formula import Access, DType, Origin, Reduce
+from chainrule.ir.primitive import hash_of
 from chainrule.ir.program import Buffer, Statement
 
 STEPS = ("u", "v", "w", "p", "q", "r", "s", "t")  # the names of steps, in this order
@@ -109,14 +109,10 @@ def _draw(buffer: Buffer, access: Access, slots: Mapping[sp.Symbol, Symbol], w: 
     flat: sp.Expr = sp.S.Zero
     for index, extent in zip(access.indices, buffer.shape, strict=True):
         flat = flat * extent + index
-    clock, key = w.clock(), key_of(buffer.key or buffer.name)
+    clock, key = w.clock(), hash_of(buffer.key or buffer.name)
+    key -= 2**64 if key >= 2**63 else 0  # the same bits as an int64
     draw = f"{w.call('uniform')}({clock}[0], {key}, {clock}[1], {w.integer(flat, slots)}, 0)"
     return f"{w.call(w.element)}({draw})"
-
-
-def key_of(path: str) -> int:
-    """A draw's key: 63 bits of the hash of its node's path."""
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "little") >> 1
 
 
 def _as_stored(e: sp.Basic, dtype: DType, slots: Mapping[sp.Symbol, Symbol], w: Writer) -> str:
