@@ -85,13 +85,11 @@ def given(graph: Graph, values: Mapping[str, Any], sizes: Sizes, step: int, dtyp
         result["step"] = np.asarray(step, dtype)
     starts: dict[str, Any] = {s.tensor.name: s.value for s in graph.states}
     for tensor in (*graph.inputs, *(p.tensor for p in graph.params), *(s.tensor for s in graph.states)):
+        if tensor.name not in values and tensor.name not in starts:
+            extents = ", ".join(str(e) for e in tensor.shape)
+            raise ChainruleError(f"{tensor.name} has no value: give an array of shape [{extents}]")
         shape = shape_of(tensor.shape, sizes)
-        if tensor.name in values:
-            array = np.asarray(values[tensor.name])
-        elif tensor.name in starts:
-            array = np.full(shape, starts[tensor.name])
-        else:
-            raise ChainruleError(f"{tensor.name} has no value: give one of shape {shape}")
+        array = np.asarray(values[tensor.name] if tensor.name in values else np.full(shape, starts[tensor.name]))
         if array.shape != shape:
             raise ChainruleError(f"{tensor.name} has shape {array.shape}, and must have {shape}")
         result[tensor.name] = array.astype(numpy_dtype(tensor.dtype, dtype))
@@ -150,7 +148,13 @@ class Box:
     """One formula on a box of index values: each index is an array along an axis of its own."""
 
     def __init__(
-        self, f: Formula, values: Mapping[str, Array], sizes: Sizes, training: bool, dtype: Any, block: tuple[slice, ...]
+        self,
+        f: Formula,
+        values: Mapping[str, Array],
+        sizes: Sizes,
+        training: bool,
+        dtype: Any,
+        block: tuple[slice, ...],
     ) -> None:
         self.f, self.tensors, self.dtype = f, values, dtype
         extents = shape_of(tuple(index.extent for index in f.indices), sizes)
@@ -233,4 +237,3 @@ class Box:
 def least(body: Array) -> Any:
     """What no value lies below."""
     return -np.inf if body.dtype.kind == "f" else np.iinfo(np.int64).min
-

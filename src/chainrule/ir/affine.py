@@ -177,12 +177,8 @@ class Facts:
             return bool(polynomial >= 0)
         found = sp.expand(self._defined(polynomial))
         ones = {e for e in self.extents.values() if e.is_Symbol}  # an index in its range: the range is not empty
-        shifted = {
-            s: s + max(int(s in ones), self._minimum(s)) for s in found.free_symbols if not found.is_Integer
-        }
-        return all(
-            term.as_coeff_Mul()[0] >= 0 for term in sp.Add.make_args(sp.expand(found.xreplace(shifted)))
-        )
+        shifted = {s: s + max(int(s in ones), self._minimum(s)) for s in found.free_symbols if not found.is_Integer}
+        return all(term.as_coeff_Mul()[0] >= 0 for term in sp.Add.make_args(sp.expand(found.xreplace(shifted))))
 
     def _minimum(self, s: sp.Symbol) -> int:
         return next((d.minimum for d in self.dims if d.name == s.name), 0)

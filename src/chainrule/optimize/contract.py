@@ -58,7 +58,9 @@ def _pairwise(f: Formula, taken: set[str]) -> list[Node]:
         return [f]
     shapes = [tuple(int(weight([extents[i].extent])) for i in dict.fromkeys(r.indices)) for r in operands]
     equation = f"{','.join(terms)}->{output}"
-    path, info = opt_einsum.contract_path(equation, *shapes, shapes=True, optimize="optimal" if len(operands) < 6 else "greedy")
+    path, info = opt_einsum.contract_path(
+        equation, *shapes, shapes=True, optimize="optimal" if len(operands) < 6 else "greedy"
+    )
     together = weight([i.extent for i in f.indices]) * len(operands)
     if float(info.opt_cost) > GAIN * together:
         return [f]

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from chainrule.ir.affine import Facts, affine, divided, is_true, split, tidy, weight
+from chainrule.ir.affine import Facts, affine, divided, is_true, tidy, weight
 from chainrule.ir.expression import index_symbol, is_slot, quotient, remainder, slot, slot_number
 from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce
 from chainrule.ir.graph import Dim, Graph, Tensor
@@ -28,9 +28,7 @@ def eliminate(graph: Graph) -> Graph:
             return f
         form, names = canonical(f)
         tensors = tuple((place, graph.tensors[name]) for place, name in names.items() if name != f.out)
-        shapes = tuple(
-            Tensor(place, t.shape, t.dtype, t.bound) for place, t in tensors
-        )
+        shapes = tuple(Tensor(place, t.shape, t.dtype, t.bound) for place, t in tensors)
         solved = _eliminated(form, shapes, graph.dims)
         if solved == form:
             return f
@@ -255,7 +253,9 @@ class _System:
         """Replace summed indices by what they are; their ranges are now asked for."""
         gone = [r for r in self.over if r.symbol in values]
         for r in gone:
-            touched = frozenset(k for k, read in enumerate(self.reads) if any(r.symbol in i.free_symbols for i in read.indices))
+            touched = frozenset(
+                k for k, read in enumerate(self.reads) if any(r.symbol in i.free_symbols for i in read.indices)
+            )
             self._ask(r.symbol, r.extent, touched)
         self.over = [r for r in self.over if r.symbol not in values]
         facts = self.facts

@@ -62,9 +62,7 @@ def _named(total: sp.Expr, place: str, dims: dict[str, Dim]) -> Extent:
 def _argmax(f: Formula, place: str, bound: Extent) -> Formula:
     sign = 1 if f.reduce is Reduce.MAX else -1
     origin = Origin(f.origin.span, f.out, "expand", f.origin.layer)
-    return replace(
-        f, out=place, body=sign * f.body, reduce=Reduce.ARGMAX, dtype=DType.INT, bound=bound, origin=origin
-    )
+    return replace(f, out=place, body=sign * f.body, reduce=Reduce.ARGMAX, dtype=DType.INT, bound=bound, origin=origin)
 
 
 def _gather(f: Formula, place: str, total: sp.Expr) -> Formula:

@@ -12,6 +12,7 @@ from chainrule.ir.expression import Select, is_slot, slot
 from chainrule.ir.formula import Access, DType, Formula
 from chainrule.ir.graph import Graph, Node
 from chainrule.ir.primitive import Primitive
+from chainrule.optimize.simplify import factored
 
 CHEAP = 6  # operations that may be done again for each element instead of once a row
 LARGE = 60  # operations of one body: beyond, a formula is no longer read, nor derived, easily
@@ -44,7 +45,11 @@ def _filled(f: Formula, graph: Graph, made: dict[str, Node]) -> Formula:
                 f = substitute(f, k, g)
                 break
         else:
-            return f
+            return _with_body(f, factored(f.body)) if f.origin.rule == "accumulate" else f
+
+
+def _with_body(f: Formula, body: sp.Expr) -> Formula:
+    return f if body == f.body else replace(f, body=body)
 
 
 def _may(f: Formula, k: int, g: Formula, graph: Graph) -> bool:
@@ -127,4 +132,3 @@ def substitute(f: Formula, k: int, g: Formula) -> Formula:
 
 def _with(read: Access, values: dict[sp.Basic, sp.Basic]) -> Access:
     return read.renamed(values) if values and read.slots & set(values) else read
-

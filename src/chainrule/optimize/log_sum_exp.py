@@ -15,7 +15,7 @@ from itertools import product
 import sympy as sp
 
 from chainrule.ir.expression import Select, is_slot, slot, slot_number
-from chainrule.ir.formula import Access, DType, Formula, Origin, Reduce
+from chainrule.ir.formula import Access, Formula, Origin, Reduce
 from chainrule.ir.graph import Graph, Node
 from chainrule.ir.rename import fresh_name
 from chainrule.optimize.inline import substitute
@@ -68,7 +68,9 @@ def _summed(node: Node, graph: Graph) -> tuple[Formula, Formula, sp.Expr] | None
             if whole.reads[k].outside is None:
                 whole = substitute(whole, k, made)
     exponents = [f.args[0] for f in sp.Mul.make_args(whole.body) if isinstance(f, sp.exp)]
-    if len(exponents) != 1 or sp.Mul(*(f for f in sp.Mul.make_args(whole.body) if not isinstance(f, sp.exp))).has(sp.exp):
+    if len(exponents) != 1 or sp.Mul(*(f for f in sp.Mul.make_args(whole.body) if not isinstance(f, sp.exp))).has(
+        sp.exp
+    ):
         return None
     u = exponents[0]
     over = {r.symbol for r in whole.over}
@@ -272,7 +274,9 @@ class _Pairs:
             if len(set(choice)) < len(choice):
                 continue
             bound: dict[sp.Basic, sp.Basic] = dict(zip(mine, choice, strict=True))
-            reads = ((whole.reads[slot_number(s)], self.f.reads[slot_number(t)]) for s, t in zip(mine, choice, strict=True))
+            reads = (
+                (whole.reads[slot_number(s)], self.f.reads[slot_number(t)]) for s, t in zip(mine, choice, strict=True)
+            )
             if all(_unify(a, b, bound, {i.symbol for i in whole.indices}) for a, b in reads):
                 places = [bound.get(a.symbol) for a in whole.axes]
                 if all(p is not None for p in places) and u.xreplace(bound) == v:
@@ -323,4 +327,3 @@ def _divided_by_something(e: sp.Expr, sums: set[sp.Symbol]) -> sp.Expr:
         if part.exp.is_number and part.exp < 0 and part.free_symbols & sums
     }
     return e.xreplace(below)
-

@@ -60,9 +60,7 @@ def _solved(law: sp.Expr, body: sp.Expr, y: sp.Symbol, arguments: frozenset[sp.S
     return after if is_accurate(law, body, after, y) else None
 
 
-def _matches(
-    f: Formula, g: Formula
-) -> list[tuple[tuple[sp.Expr, ...], Mapping[sp.Basic, sp.Basic]]]:
+def _matches(f: Formula, g: Formula) -> list[tuple[tuple[sp.Expr, ...], Mapping[sp.Basic, sp.Basic]]]:
     """Where `g` reads all that `f` reads: the places of f's axes in `g`, and f's slots as slots of `g`."""
     axes = {a.symbol for a in f.axes}
     found: list[tuple[dict[sp.Basic, sp.Basic], dict[sp.Basic, sp.Basic]]] = [({}, {})]
@@ -71,7 +69,11 @@ def _matches(
         for places, slots in found:
             for j, other in enumerate(g.reads):
                 bound = dict(places)
-                if other.tensor == read.tensor and other.outside == read.outside and _bind(read, other, axes, bound, slots):
+                if (
+                    other.tensor == read.tensor
+                    and other.outside == read.outside
+                    and _bind(read, other, axes, bound, slots)
+                ):
                     longer.append((bound, {**slots, **_sorts(k, j, f)}))
         found = longer[:8]
     indices = [a.symbol for a in f.axes]

@@ -155,4 +155,3 @@ def _reaches(e: sp.Expr, f: Formula, over: set[sp.Symbol]) -> bool:
         if is_slot(s):
             waiting.extend(x for i in f.reads[slot_number(s)].indices for x in i.free_symbols)
     return False
-

@@ -145,8 +145,11 @@ def _splits(made: Formula) -> bool:
 
 def _alone(f: Formula, k: int) -> Formula:
     """log of the k-th read of `f`, as a formula of its own."""
-    return replace(f, body=sp.log(slot(0)), reads=(f.reads[k],), over=f.over, where=(), reduce=Reduce.SUM) \
-        if not f.reads[k].slots else f
+    return (
+        replace(f, body=sp.log(slot(0)), reads=(f.reads[k],), over=f.over, where=(), reduce=Reduce.SUM)
+        if not f.reads[k].slots
+        else f
+    )
 
 
 def _put_log(f: Formula, k: int, inside: Formula) -> Formula:
@@ -169,17 +172,19 @@ def _roots(f: Formula, graph: Graph) -> Formula:
 
 def _is_sum_of_squares(e: sp.Expr, f: Formula, graph: Graph) -> bool:
     """Every term is an even power, with a positive factor perhaps; or a read of a tensor that is such a sum."""
+
     def square(factor: sp.Expr) -> bool:
         if isinstance(factor, sp.Pow) and factor.exp.is_Integer and factor.exp % 2 == 0:
             return True
         if is_slot(factor):
             made = graph.producers.get(f.reads[slot_number(factor)].tensor)
-            return isinstance(made, Formula) and made.reduce is Reduce.SUM and _is_sum_of_squares(made.body, made, graph)
+            return (
+                isinstance(made, Formula) and made.reduce is Reduce.SUM and _is_sum_of_squares(made.body, made, graph)
+            )
         return False
 
     terms = sp.Add.make_args(e)
     return all(
-        any(square(g) for g in sp.Mul.make_args(t))
-        and all(square(g) or g.is_nonnegative for g in sp.Mul.make_args(t))
+        any(square(g) for g in sp.Mul.make_args(t)) and all(square(g) or g.is_nonnegative for g in sp.Mul.make_args(t))
         for t in terms
     )
