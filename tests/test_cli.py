@@ -61,7 +61,7 @@ class Model:
     def __init__(self, source):
         self.source = source
 
-    def compile(self, optimizer, *, dtype, threads, seed=None):
+    def compile(self, optimizer, *, dtype, threads, seed=None, **settings):
         self.compiled.append((optimizer, dtype, threads, seed))
         return Step(seed or 0)
 

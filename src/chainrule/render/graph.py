@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from chainrule.ir.formula import Formula
 from chainrule.ir.graph import Graph, Node
@@ -57,11 +57,9 @@ def picture_of(graph: Graph, kernels: Mapping[str, str] | None = None) -> Pictur
     """Every tensor of `graph` as a box, every access as a wire. `kernels`: the frame to draw each formula in."""
     part, frames = parts(graph), kernels or {}
     beside = _besides(graph, part)
-    boxes = [
-        *_given(graph),
-        *(_computed(graph, node, part[node.out], beside.get(node.out)) for node in graph.nodes),
-    ]
-    boxes = [replace(box, cluster=frames.get(box.key, "")) for box in boxes]
+    homes = _homes(graph, part)
+    boxes = [*_given(graph), *(_computed(graph, n, part[n.out], beside.get(n.out)) for n in graph.nodes)]
+    boxes = [replace(box, cluster=frames.get(box.key, ""), **homes.get(box.key, {})) for box in boxes]
     numbers = tuple(scalar.name for scalar in graph.scalars)
     wires = {
         (tail, node.out): Wire(tail, node.out, _type(graph, tail), _saved(part, tail, node.out))
@@ -99,14 +97,14 @@ def _computed(graph: Graph, node: Node, part: Part, beside: str | None) -> Box:
         label = tip = f"{node.out} ~ {node.kind}"
     stores = [update.store for update in graph.updates if update.value == node.out]
     label += "".join(f"\n→ {store}" for store in stores)
-    layer = node.origin.layer or (_layer(graph, beside) if beside else "")
     return Box(
         key=node.out,
         label=label,
         kind="random" if not isinstance(node, Formula) else kinds[part],
         tip=_cut(f"{tip}\n{origin_text(node.origin)}".strip()),
-        layer=layer,
+        layer=node.origin.layer or (_layer(graph, beside) if beside else ""),
         beside=beside,
+        belongs=kinds[part],
         output=node.out in graph.outputs,
     )
 
@@ -130,16 +128,35 @@ def _primal(graph: Graph, node: Node) -> str | None:
 
 
 def _besides(graph: Graph, part: Mapping[str, Part]) -> dict[str, str]:
-    """On whose level a derived node stands: a cotangent's primal, an update's one store (none if it serves several)."""
+    """On whose level a derived node stands: a cotangent's primal; an update's store, or the one that it serves.
+
+    What serves several stores (a norm of all gradients) stands freely.
+    """
     found = {n.out: p for n in graph.nodes if part[n.out] == "backward" and (p := _primal(graph, n)) is not None}
     serves: dict[str, set[str]] = {}
     for node in reversed(graph.nodes):
         if part[node.out] == "update":
             own = {update.store for update in graph.updates if update.value == node.out}
-            serves[node.out] = own.union(*(serves.get(r.out, ()) for r in graph.readers[node.out]))
+            serves[node.out] = own or set().union(*(serves.get(r.out, ()) for r in graph.readers[node.out]))
             if len(serves[node.out]) == 1:
                 found[node.out] = next(iter(serves[node.out]))
     return found
+
+
+def _homes(graph: Graph, part: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
+    """Where an optimizer's formulas and states go when layers collapse: to the layer of the parameter they serve."""
+    params = {p.tensor.name for p in graph.params}
+    served: dict[str, set[str]] = {}
+    for node in reversed(graph.nodes):
+        if part[node.out] == "update":
+            own = {u.store for u in graph.updates if u.value == node.out and u.store in params}
+            served[node.out] = own.union(*(served.get(r.out, ()) for r in graph.readers[node.out]))
+    for state in graph.states:
+        readers = {reader.out for reader in graph.readers[state.tensor.name]}
+        if readers and readers <= served.keys():
+            served[state.tensor.name] = set().union(*(served[name] for name in readers))
+    layers = {name: _layer(graph, next(iter(who))) if len(who) == 1 else "" for name, who in served.items()}
+    return {name: {"layer": layer, "belongs": "update"} for name, layer in layers.items()}
 
 
 def forward_picture(graph: Graph, kernels: Mapping[str, str] | None = None, depth: int | None = None) -> str:

@@ -80,6 +80,7 @@ def mirrored(picture: Picture) -> str:
         levels[_anchor(box, boxes)].append(box)
     body: list[str] = []
     for k, level in enumerate(levels.values()):
+        level.sort(key=lambda box: {"cotangent": 1, "update": 2}.get(box.kind, 0))
         nodes = [_node(names[box.key], box) for box in level]
         if len(level) > 1:
             # an unseen edge inside a level keeps the primal on the left of its cotangent

@@ -32,21 +32,32 @@ def pretty(equation: str) -> str:
 
 
 def lines(text: str, width: int = 44, most: int = 8) -> list[str]:
-    """`text` in lines of about `width` signs, further ones indented; what is left after `most` lines is ``…``."""
+    """`text` in lines of about `width` signs, further ones indented; what is left after `most` lines is ``…``.
+
+    A name is never broken: a line without any good place runs on to the next one.
+    """
     found: list[str] = []
     while len(text) > width and len(found) < most - 1:
         at = _place(text, width)
         found.append(text[:at].rstrip())
         text = "    " + text[at:].lstrip()
+        if not text.strip():
+            return found
     if len(text) > 2 * width:
         text = text[: 2 * width] + " …"
     return [*found, text]
 
 
 def _place(text: str, width: int) -> int:
-    """Where to break: the last good place in the second half of the line, else anywhere, else at `width`."""
-    for sign in BREAKS:
-        at = text.rfind(sign, width // 2, width)
-        if at > 0:
-            return at + len(sign) if sign == ", " else at
-    return width
+    """Where to break: the last place before a loosely binding operator in the line's second half, then anywhere."""
+    start = len(text) - len(text.lstrip()) + 1
+    for low in (width // 2, start):
+        for sign in BREAKS:
+            at = text.rfind(sign, max(low, start), width)
+            if at > 0:
+                return at + len(sign) if sign == ", " else at
+    later = [(at, sign) for sign in BREAKS if (at := text.find(sign, width)) > 0]
+    if not later:
+        return len(text)
+    at, sign = min(later)
+    return at + len(sign) if sign == ", " else at

@@ -24,7 +24,8 @@ LEGIBLE = 250
 class Box:
     """One node of a picture. beside: the box on whose level it stands (a primal's cotangent); cluster: its frame.
 
-    members, params: of a collapsed layer, how many formulas and parameters it holds.
+    belongs: the pass whose box takes it in when its layer collapses. members, params, states: of such a box, how many
+    formulas, parameters and states it holds.
     """
 
     key: str
@@ -35,8 +36,10 @@ class Box:
     cluster: str = ""
     beside: str | None = None
     output: bool = False
+    belongs: Kind = "primal"
     members: int = 1
     params: int = 0
+    states: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,15 @@ def within(layer: str, depth: int) -> str:
 def collapse(picture: Picture, depth: int) -> Picture:
     """`picture` with every layer at `depth` (1: the outermost calls) as one box a pass; what has no layer stays.
 
-    Parameters go into the box of their layer; wires inside a box vanish, parallel ones become one.
+    Parameters and states go into the box of their layer; wires inside a box vanish, parallel ones become one.
     """
     into: dict[str, str] = {}
-    groups: dict[tuple[str, str], list[Box]] = defaultdict(list)
+    groups: dict[tuple[str, Kind], list[Box]] = defaultdict(list)
     for box in picture.boxes:
         layer = within(box.layer, depth)
         if layer and box.kind != "input":
-            # a layer's own parameters, states and noise belong to its forward box
-            group = (layer, box.kind if box.kind in ("cotangent", "update") else "primal")
-            groups[group].append(box)
-            into[box.key] = "/".join(group)
+            groups[layer, box.belongs].append(box)
+            into[box.key] = f"{layer}/{box.belongs}"
         else:
             into[box.key] = box.key
     boxes: dict[str, Box] = {}
@@ -91,32 +92,33 @@ def collapse(picture: Picture, depth: int) -> Picture:
             beside = into.get(box.beside) if box.beside else None
             boxes[key] = replace(box, beside=beside)
         elif key not in boxes:
-            boxes[key] = _merged(key, groups, within(box.layer, depth), into)
+            layer = within(box.layer, depth)
+            boxes[key] = _merged(key, layer, box.belongs, groups[layer, box.belongs], into)
     return replace(picture, boxes=tuple(boxes.values()), wires=_bundled(picture.wires, into))
 
 
-def _merged(key: str, groups: dict[tuple[str, str], list[Box]], layer: str, into: dict[str, str]) -> Box:
-    kind = key.rpartition("/")[2]
-    boxes = groups[layer, kind]
+def _merged(key: str, layer: str, kind: Kind, boxes: Sequence[Box], into: dict[str, str]) -> Box:
     formulas = [box for box in boxes if box.kind not in ("param", "state")]
-    params = sum(box.kind == "param" for box in boxes)
-    counts = [(len(formulas), "formula"), (params, "parameter")]
+    params, states = (sum(box.kind == kind for box in boxes) for kind in ("param", "state"))
+    counts = [(len(formulas), "formula"), (params, "parameter"), (states, "state")]
     held = " · ".join(f"{count} {noun}{'s' if count > 1 else ''}" for count, noun in counts if count)
     beside = [into[box.beside] for box in boxes if box.beside in into and into[box.beside] != key]
     return Box(
         key=key,
         label=f"{layer}{_TITLES[kind]}\n{held}",
-        kind=boxes[0].kind if not formulas else ("primal" if kind == "primal" else formulas[0].kind),
+        kind=kind if formulas else boxes[0].kind,
         tip="\n".join(box.label.replace("\n", " ") for box in formulas[:20]) + ("\n…" if formulas[20:] else ""),
         layer=layer,
         beside=Counter(beside).most_common(1)[0][0] if beside else None,
         output=any(box.output for box in boxes),
+        belongs=kind,
         members=len(formulas),
         params=params,
+        states=states,
     )
 
 
-_TITLES = {"primal": "", "cotangent": " backward", "update": " update"}
+_TITLES: dict[Kind, str] = {"primal": "", "cotangent": " backward", "update": " update"}
 
 
 def _bundled(wires: Sequence[Wire], into: dict[str, str]) -> tuple[Wire, ...]:
