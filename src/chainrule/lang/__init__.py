@@ -9,4 +9,14 @@ from chainrule.lang.optimizers import apply_optimizer, optimizer_names
 from chainrule.lang.parser import parse, parse_statement
 from chainrule.lang.printer import print_graph
 
-__all__ = ["apply_optimizer", "elaborate", "library", "load_graph", "load_source", "optimizer_names", "parse", "parse_statement", "print_graph"]
+__all__ = [
+    "apply_optimizer",
+    "elaborate",
+    "library",
+    "load_graph",
+    "load_source",
+    "optimizer_names",
+    "parse",
+    "parse_statement",
+    "print_graph",
+]

@@ -13,12 +13,19 @@ from chainrule.errors import SourceError, Span
 from chainrule.lang import scan
 from chainrule.lang import syntax as s
 
-RESERVED = frozenset(
-    ["model", "layer", "fn", "optimizer", "init", "law", "use", "dim", "input", "param", "state", "scalar", "random", "let", "repeat", "as", "output", "stop", "where", "if", "then", "else", "and", "or", "not", "sum", "prod", "max", "min", "argmax", "argmin", "mean", "any", "all", "true", "false", "inf", "nan", "pi", "training", "size", "from", "fixed_point", "within", "steps"]
-)
+_WORDS = """
+    model layer fn optimizer init law use dim input param state scalar random let repeat as output stop where if then
+    else and or not sum prod max min argmax argmin mean any all true false inf nan pi training size from fixed_point
+    within steps
+"""
+RESERVED = frozenset(_WORDS.split())
 """The words that no tensor, index, size or layer may be called."""
 
-_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"]
+_LETTERS = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau upsilon phi
+    chi psi omega
+"""
+_GREEK = _LETTERS.split()
 GREEK = {chr(0x3B1 + k): name for k, name in enumerate(_GREEK)}
 GREEK |= {chr(0x391 + k): name.capitalize() for k, name in enumerate(_GREEK) if k != 17}
 
@@ -56,7 +63,7 @@ class Builder(Transformer_NonRecursive):  # type: ignore[type-arg]
     def at(self, meta: Any) -> Span:
         return self.source.span(meta.line, meta.column, meta.end_line, meta.end_column)
 
-    def of(self, token: lark.Token) -> Span:
+    def of(self, token: Any) -> Span:
         return self.source.span(token.line, token.column, token.end_line, token.end_column)
 
     def name(self, token: lark.Token, free: bool = False) -> str:

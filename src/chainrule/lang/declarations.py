@@ -39,8 +39,10 @@ def declare(scope: Scope, e: s.Statement) -> None:
             model_only(scope, "an output", span)
             scope.draft.listed = True
             scope.draft.outputs = []
-            for name in names:
-                put_out(scope, name.path, name.span)
+            for named in names:
+                put_out(scope, named.path, named.span)
+        case _:
+            raise AssertionError(e)
 
 
 def model_only(scope: Scope, what: str, span: Span) -> None:

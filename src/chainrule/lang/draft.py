@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import sympy as sp
 
@@ -14,9 +15,9 @@ from chainrule.ir.formula import Extent, Formula
 from chainrule.ir.graph import Dim, Node, Scalar, Tensor
 from chainrule.lang import scan
 from chainrule.lang import syntax as s
-from chainrule.lang.bounds import Facts, dim_facts
+from chainrule.lang.bounds import dim_facts
 
-Static = bool | sp.Expr
+Static: TypeAlias = Any  # bool | sp.Expr: sympy has no types
 """What is known when the graph is made: a truth value, a number, or a polynomial in the dims."""
 
 
@@ -176,8 +177,20 @@ class Scope:
         number = self.counts[prefix, function]
         return self.qualified(f"{prefix}.{function}" + (f"_{number}" if number > 1 else ""))
 
-    def child(self, path: str, definition: s.Definition) -> Scope:
-        return Scope(self.draft, self.definitions, self.own, path, path, definition.kind)
+    def path_later(self, statement: str, function: str, given: str | None = None) -> Callable[[], str]:
+        """The path of a call, taken when it is first needed: calls are numbered as they are evaluated."""
+        taken = [] if given is None else [given]
+
+        def path() -> str:
+            if not taken:
+                taken.append(self.call_path(statement, function))
+            return taken[0]
+
+        return path
+
+    def child(self, definition: s.Definition) -> Scope:
+        """The scope of a call's body; its path is set when the arguments have been evaluated."""
+        return Scope(self.draft, self.definitions, self.own, kind=definition.kind)
 
     def find(self, name: str) -> Tensor | None:
         """The tensor of that name; a model may read a layer's by its path."""
@@ -226,5 +239,3 @@ def renamed(node: Node, names: Mapping[str, str]) -> Node:
     made.__dict__.update(out=names.get(node.out, node.out), reads=reads)
     return made
 
-
-__all__ = ["Caller", "Draft", "Facts", "Instance", "Pending", "Scope", "Static", "described", "renamed", "whole"]

@@ -100,5 +100,5 @@ def substitute(e: Tree, values: dict[str, s.Expression], span: Span) -> Tree:
         return tuple(substitute(part, values, span) for part in e)  # type: ignore[return-value]
     if is_dataclass(e) and not isinstance(e, Span | type):
         changed = {f.name: substitute(getattr(e, f.name), values, span) for f in fields(e) if f.name != "span"}
-        return replace(e, **changed)  # type: ignore[type-var, return-value]
+        return replace(e, **changed)
     return e

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import sympy as sp
 
 from chainrule.errors import SourceError, Span, nearest
 from chainrule.ir.expression import TRAINING, Select, slot
-from chainrule.ir.formula import Access, DType, Formula, Origin, Reduce
+from chainrule.ir.formula import Access, Formula, Origin
 from chainrule.ir.graph import Tensor
 from chainrule.ir.primitive import Primitive
 from chainrule.lang import declarations, scan, static
@@ -60,6 +61,8 @@ def definitions(statements: tuple[s.Statement, ...]) -> list[tuple[str, Span]]:
                 found.append((left.name, left.span))
             case s.RepeatStatement(_, _, body):
                 found.extend(definitions(body))
+            case _:
+                pass
     return found
 
 
@@ -80,7 +83,8 @@ def _mentions(statement: s.Statement, name: str) -> bool:
             return any(_mentions(inner, name) for inner in body)
         case s.OutputStatement(names):
             return any(n.path == name for n in names)
-    return False
+        case _:
+            return False
 
 
 # ---------------------------------------------------------------- definitions
@@ -92,8 +96,7 @@ def define(scope: Scope, e: s.Define, out: str | None) -> Tensor:
     target = scope.draft.unique(out or scope.qualified(name), ".")
     if is_direct_call(scope, e):
         assert isinstance(e.value, s.Call)
-        path = scope.call_path(name, e.value.function)
-        made = call(scope, e.value, name, path, target)
+        made = call(scope, e.value, name, None, target)
     else:
         made = equation(
             scope, name, e.left, e.value, target, call, e.span, where=e.where, kind=e.type, stop=e.stop
@@ -238,13 +241,19 @@ def call(scope: Scope, e: s.Call, statement: str, path: str | None = None, targe
     definition = instance.definition if instance else scope.definitions.get(e.function)
     if not isinstance(definition, s.Definition) or definition.kind not in ("layer", "fn"):
         raise _no_function(scope, e)
-    if path is None:
-        path = scope.call_path(statement, e.function)
-    child = scope.child(path, definition)
+    path_of = scope.path_later(statement, e.function, path)
+    child = scope.child(definition)
+    if instance is not None:
+        e = _filled(instance.call, e)
+    tensors = arguments(scope, child, definition, e, statement, path_of)
+    path = path_of()
+    child.path = child.stores_path = path
     if instance is not None:
         child.stores_path, child.stores = instance.path, instance.stores
-        e = _filled(instance.call, e)
-    bind(scope, child, definition, e, statement, path)
+    for parameter, tensor, span in tensors:
+        child.tensors[parameter.name] = tensor
+        if parameter.axes is not None:
+            unify(child, parameter, tensor, span)
     draft = scope.draft
     draft.depth += 1
     if draft.depth > CALLS:
@@ -265,13 +274,14 @@ def call(scope: Scope, e: s.Call, statement: str, path: str | None = None, targe
 
 def gradient(scope: Scope, e: s.Call, target: str) -> Tensor:
     """``gradient(y, x)``: of y, of rank 0, with respect to x; the backward pass puts its formulas in place."""
-    tensors = []
+    tensors: list[Tensor] = []
     for argument in e.arguments:
         found = scope.find(argument.value.path) if isinstance(argument.value, s.Name) else None
         if found is None and isinstance(argument.value, s.Name):
             raise scope.unknown(argument.value.path, argument.value.span)
-        tensors.append(found)
-    if len(tensors) != 2 or tensors[0] is None or tensors[1] is None or tensors[0].shape:
+        if found is not None:
+            tensors.append(found)
+    if len(tensors) != 2 or len(e.arguments) != 2 or tensors[0].shape:
         raise SourceError(e.span, "gradient takes a tensor of rank 0 and another tensor", (), "write gradient(loss, W)")
     y, x = tensors
     origin = Origin(span=e.span, layer=scope.path)
@@ -304,8 +314,10 @@ def _no_function(scope: Scope, e: s.Call) -> SourceError:
     return SourceError(e.span, f"unknown layer or function '{e.function}'", (), nearest(e.function, known))
 
 
-def bind(scope: Scope, child: Scope, definition: s.Definition, e: s.Call, statement: str, path: str) -> None:
-    """Give the definition's arguments their values: numbers first, since axes may mention them."""
+def arguments(
+    scope: Scope, child: Scope, definition: s.Definition, e: s.Call, statement: str, path: Callable[[], str]
+) -> list[tuple[s.Parameter, Tensor, Span]]:
+    """Give the definition's arguments their values: numbers in `child`, since axes may mention them, and tensors."""
     named = dict(zip(argument_names(definition, e), e.arguments, strict=True))
     tensors: list[tuple[s.Parameter, Tensor, Span]] = []
     for parameter in definition.parameters:
@@ -322,13 +334,12 @@ def bind(scope: Scope, child: Scope, definition: s.Definition, e: s.Call, statem
             child.numbers[parameter.name] = static.static(argument.value, scope)  # says why it is no number
         else:
             tensors.append((parameter, given(scope, argument, parameter, statement, path), argument.span))
-    for parameter, tensor, span in tensors:
-        child.tensors[parameter.name] = tensor
-        if parameter.axes is not None:
-            unify(child, parameter, tensor, span)
+    return tensors
 
 
-def given(scope: Scope, argument: s.Argument, parameter: s.Parameter, statement: str, path: str) -> Tensor:
+def given(
+    scope: Scope, argument: s.Argument, parameter: s.Parameter, statement: str, path: Callable[[], str]
+) -> Tensor:
     """The tensor that an argument is; an expression becomes a formula of its own, once, in the caller's statement."""
     value = argument.value
     match value:
@@ -347,13 +358,14 @@ def given(scope: Scope, argument: s.Argument, parameter: s.Parameter, statement:
     if static.is_static(value, scope) and parameter.axes is not None:
         shape = _pattern(parameter)
         raise SourceError(value.span, f"'{parameter.name}' is a tensor {shape}", (), "give a tensor, not a number")
-    out = scope.draft.unique(f"{path}.{parameter.name}", ".")
-    return equation(scope, statement, s.Left(parameter.name, None, value.span), value, out, call, value.span)
+    left = s.Left(parameter.name, None, value.span)
+    return equation(scope, statement, left, value, lambda: f"{path()}.{parameter.name}", call, value.span)
 
 
 def _pattern(parameter: s.Parameter) -> str:
     axes = parameter.axes or ()
-    return "[" + ", ".join("*" if isinstance(a, s.Star) else a.span.text[a.span.column - 1 :][: a.span.width] for a in axes) + "]"
+    shown = ("*" if isinstance(a, s.Star) else a.span.text[a.span.column - 1 :][: a.span.width] for a in axes)
+    return f"[{', '.join(shown)}]"
 
 
 def unify(child: Scope, parameter: s.Parameter, tensor: Tensor, span: Span) -> None:

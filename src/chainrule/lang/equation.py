@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import sympy as sp
 
 from chainrule.errors import SourceError, Span
-from chainrule.ir.expression import Select, is_slot, slot, slot_number
-from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
+from chainrule.ir.expression import Select, is_slot, slot_number
+from chainrule.ir.formula import Access, DType, Extent, Origin, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.lang import static
 from chainrule.lang import syntax as s
-from chainrule.lang.bounds import Facts, dim_facts
+from chainrule.lang.bounds import dim_facts
 from chainrule.lang.draft import Caller, Scope
-from chainrule.lang.expressions import SIMPLE, Body, Expressions, Value
+from chainrule.lang.expressions import SIMPLE, Body, Expressions
 from chainrule.lang.ranges import Frame, Ranges, Var, below
+from chainrule.lang.values import Value
 
 KINDS = {"float": DType.FLOAT, "int": DType.INT, "index": DType.INT, "bool": DType.BOOL}
 
@@ -69,7 +70,12 @@ class Equation:
         return tuple(found)
 
     def finish(
-        self, axes: tuple[Var, ...], value: s.Expression, where: s.Expression | None, kind: s.Type | None, out: str
+        self,
+        axes: tuple[Var, ...],
+        value: s.Expression,
+        where: s.Expression | None,
+        kind: s.Type | None,
+        out: str | Callable[[], str],
     ) -> Tensor:
         """Add the statement's formulas; the last is `out`."""
         if not set(self.root.star or ()) <= set(axes):
@@ -85,7 +91,8 @@ class Equation:
             number, dtype, reduce, bound = self.expressions.reduced(word, made, over, value.span)
             made = Value(number, dtype, made.integral or reduce is Reduce.ARGMAX)
         dtype, bound = self._dtype(kind, made, number, reduce, bound, body, frame)
-        return self.expressions.formula(out, axes, body, number, dtype, over, reduce, bound)
+        name = out if isinstance(out, str) else self.scope.draft.unique(out(), ".")
+        return self.expressions.formula(name, axes, body, number, dtype, over, reduce, bound)
 
     def _reduced(
         self, value: s.Expression
@@ -95,11 +102,11 @@ class Equation:
             frame = self.ranges.frames[id(value)]
             over = (*frame.names.values(), *((frame.star or ()) if frame.open else ()))
             return frame, over, value.body, value.where, value.kind
-        if isinstance(value, s.Call) and self.ranges.reduces_all(value) and id(value) in self.ranges.frames:
-            if value.function in SIMPLE or value.function == "argmin":
-                frame = self.ranges.frames[id(value)]
-                over = (*(frame.star or ()), *(frame.whole or ()))
-                return frame, over, value.arguments[0].value, None, value.function
+        word = value.function if isinstance(value, s.Call) and id(value) in self.ranges.frames else ""
+        if isinstance(value, s.Call) and (word in SIMPLE or word == "argmin"):
+            frame = self.ranges.frames[id(value)]
+            over = (*(frame.star or ()), *(frame.whole or ()))
+            return frame, over, value.arguments[0].value, None, word
         return self.root, (), value, None, ""
 
     # ------------------------------------------------------------ the type of the left side
@@ -166,10 +173,19 @@ def declared_type(kind: s.Type, scope: Scope, name: str) -> tuple[DType, Extent 
 
 
 def equation(
-    scope: Scope, name: str, left: s.Left, value: s.Expression, out: str, caller: Caller, span: Span, *,
-    where: s.Expression | None = None, kind: s.Type | None = None, stop: bool = False,
-) -> Tensor:  # fmt: skip
-    """The formulas of ``left = value where condition``; their parts are named after `name`."""
+    scope: Scope,
+    name: str,
+    left: s.Left,
+    value: s.Expression,
+    out: str | Callable[[], str],
+    caller: Caller,
+    span: Span,
+    *,
+    where: s.Expression | None = None,
+    kind: s.Type | None = None,
+    stop: bool = False,
+) -> Tensor:
+    """The formulas of ``left = value where condition``; their parts are named after `name`, the last is `out`."""
     statement = Equation(scope, name, left, caller, stop, span)
     axes = statement.look((value,) if where is None else (value, where))
     return statement.finish(axes, value, where, kind, out)
@@ -189,5 +205,3 @@ def copy(scope: Scope, source: Tensor, out: str, span: Span) -> Tensor:
 def _no_calls(scope: Scope, e: s.Call, statement: str, path: str | None) -> Tensor:
     raise AssertionError(e)
 
-
-__all__ = ["Equation", "Facts", "Formula", "copy", "declared_type", "equation", "slot"]

@@ -12,43 +12,17 @@ from dataclasses import dataclass
 import sympy as sp
 
 from chainrule.errors import SourceError, Span, nearest
-from chainrule.ir.expression import TRAINING, Select, ceil, floor, is_slot, quotient, remainder, slot, slot_number
-from chainrule.ir.expression import round as nearest_integer
-from chainrule.ir.expression import sign as sign_of
+from chainrule.ir.expression import TRAINING, Select, floor, is_slot, quotient, remainder, slot, slot_number
 from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.lang import static
 from chainrule.lang import syntax as s
 from chainrule.lang.bounds import Facts, dim_facts
-from chainrule.lang.draft import Scope, Static, described
+from chainrule.lang.draft import Scope, described
 from chainrule.lang.ranges import Frame, Ranges, Var, parts
+from chainrule.lang.values import Value, builtin, closed, constant, numeric, relation, typed
 
 SIMPLE = {"sum": Reduce.SUM, "prod": Reduce.PROD, "max": Reduce.MAX, "min": Reduce.MIN, "argmax": Reduce.ARGMAX}
-RELATIONS = {"==": sp.Eq, "!=": sp.Ne, "<": sp.Lt, "<=": sp.Le, ">": sp.Gt, ">=": sp.Ge}
-
-
-@dataclass(frozen=True)
-class Value:
-    """A scalar law: a number, or a condition where `kind` is BOOL; `kind` None: weak, it takes its partner's."""
-
-    expr: sp.Expr
-    kind: DType | None = None
-    integral: bool = False  # an integer, whatever its kind
-
-    bit: sp.Expr | None = None  # of a condition: the 0 or 1 that it was read as
-
-    @property
-    def number(self) -> sp.Expr:
-        """1 where a condition holds, else 0; a number is itself."""
-        if self.kind is not DType.BOOL:
-            return self.expr
-        return Select(self.expr, sp.S.One, sp.S.Zero) if self.bit is None else self.bit
-
-
-def relation(sign: str, left: sp.Expr, right: sp.Expr) -> sp.Basic:
-    if left.is_number and right.is_number:
-        return RELATIONS[sign](left, right)
-    return RELATIONS[sign](left, right, evaluate=False)
 
 
 class Body:
@@ -211,7 +185,7 @@ class Expressions:
                 return self.product(factors, e.span, frame, body)
             case s.Negate(inner):
                 value = self.value(inner, frame, body)
-                return Value(-value.number, _numeric(value.kind), value.integral)
+                return Value(-value.number, numeric(value.kind), value.integral)
             case s.Power():
                 return self.power(e, frame, body)
             case s.Compare():
@@ -374,9 +348,7 @@ class Expressions:
             raise SourceError(span, "this constant is no number", (), "check for a division by zero")
         if e.has(sp.I):
             raise SourceError(span, "this constant is no real number", (), "check roots of negative numbers")
-        if e.has(sp.Abs):  # sympy's sqrt(x^2)
-            e = e.replace(sp.Abs, absolute)
-        return e
+        return closed(e)
 
     def compare(self, e: s.Compare, frame: Frame, body: Body) -> Value:
         left, right = self.value(e.left, frame, body), self.value(e.right, frame, body)
@@ -453,16 +425,18 @@ class Expressions:
         if not self.ranges.is_builtin(e.function):
             return self.elementwise(e, frame, body)
         if named := [a for a in e.arguments if a.name is not None]:
-            raise SourceError(named[0].span, f"{e.function} has no argument '{named[0].name}'", (), "leave the name out")
+            problem = f"{e.function} has no argument '{named[0].name}'"
+            raise SourceError(named[0].span, problem, (), "leave the name out")
         values = [self.value(a.value, frame, body) for a in e.arguments]
-        kind = self.mixed([(v, a.span) for v, a in zip(values, e.arguments, strict=True)], e.span) \
-            if e.function not in ("float", "int") else None
+        kind = None
+        if e.function not in ("float", "int"):
+            kind = self.mixed([(v, a.span) for v, a in zip(values, e.arguments, strict=True)], e.span)
         return builtin(e, values, kind)
 
     def elementwise(self, e: s.Call, frame: Frame, body: Body) -> Value:
         """A function without axes in an indexed expression: its arguments and it are formulas of their own."""
         axes = self.free(e, frame)
-        path = self.scope.call_path(self.statement, e.function)
+        path = self.scope.path_later(self.statement, e.function)
         definition = self.scope.definitions[e.function]
         assert isinstance(definition, s.Definition)
         arguments: list[s.Argument] = []
@@ -474,11 +448,11 @@ class Expressions:
             value = self.value(argument.value, frame, part)
             tensor = self.same_tensor(value, part, axes)
             if tensor is None:
-                out = self.scope.draft.unique(f"{path}.{name}")
+                out = self.scope.draft.unique(f"{path()}.{name}")
                 dtype = value.kind or DType.FLOAT
                 tensor = self.formula(out, axes, part, value.number, dtype)
             arguments.append(s.Argument(argument.name, Given(tensor, argument.span), argument.span))  # type: ignore[arg-type]
-        made = self.ranges.caller(self.scope, s.Call(e.function, tuple(arguments), e.span), self.statement, path)
+        made = self.ranges.caller(self.scope, s.Call(e.function, tuple(arguments), e.span), self.statement, path())
         indices = tuple(var.symbol for var in axes) if made.shape else ()
         return typed(body.read(Access(made.name, indices), made.dtype), made.dtype)
 
@@ -524,81 +498,3 @@ def argument_names(definition: s.Definition, e: s.Call) -> list[str]:
             raise SourceError(argument.span, f"'{name}' is given twice", (), "leave one out")
         found.append(name)
     return found
-
-
-def constant(value: Static) -> Value:
-    if isinstance(value, bool):
-        return Value(sp.true if value else sp.false, DType.BOOL, True)
-    return Value(value, None, bool(value.is_integer))
-
-
-def typed(read: sp.Symbol, dtype: DType) -> Value:
-    if dtype is DType.BOOL:
-        return Value(sp.Ne(read, 0, evaluate=False), DType.BOOL, True, read)
-    return Value(read, dtype, dtype is DType.INT)
-
-
-def _numeric(kind: DType | None) -> DType | None:
-    return DType.INT if kind is DType.BOOL else kind
-
-
-def absolute(x: sp.Expr) -> sp.Expr:
-    """|x|, with derivative 0 at 0; NaN passes."""
-    return Select(relation("==", x, sp.S.Zero), sp.S.Zero, Select(relation("<", x, sp.S.Zero), -x, x))
-
-
-def is_variable(x: sp.Expr) -> bool:
-    """Whether x depends on a tensor; at equality with what does not, a choice is no tie."""
-    return any(is_slot(symbol) for symbol in x.free_symbols)
-
-
-def greater(a: sp.Expr, b: sp.Expr, up: bool) -> sp.Expr:
-    """max(a, b), or min for up False: half each at a tie of two variables, nothing at equality with a constant."""
-    above, at_most = (">", "<=") if up else ("<", ">=")
-    if not is_variable(a) and not is_variable(b):
-        return Select(relation(above, a, b), a, b)
-    if not is_variable(a) or not is_variable(b):
-        x, bound = (a, b) if is_variable(a) else (b, a)
-        return Select(relation(at_most, x, bound), bound, x)
-    half = sp.Mul(sp.Rational(1, 2), sp.Add(a, b))
-    return Select(relation(above, a, b), a, Select(relation(above, b, a), b, half))
-
-
-def builtin(e: s.Call, values: list[Value], kind: DType | None) -> Value:
-    """max, min, abs, clip, float, int and the functions of `ir.expression`."""
-    name, numbers = e.function, [v.number for v in values]
-    integral = all(v.integral for v in values)
-    if name in ("float", "int"):
-        if len(values) != 1:
-            raise SourceError(e.span, f"{name} takes one argument", (), f"write {name}(x)")
-        if name == "float":
-            return Value(numbers[0], DType.FLOAT, integral)
-        x = numbers[0]
-        toward_zero = x if integral else Select(relation("<", x, sp.S.Zero), ceil(x), floor(x))
-        return Value(toward_zero, DType.INT, True)
-    if name in ("max", "min", "clip", "abs"):
-        if all(n.is_number for n in numbers):
-            return Value(static.chosen(name, numbers, e.span), kind, integral)
-        return Value(_chosen(name, numbers, e.span), kind, integral)
-    if name in ("any", "all", "sum", "prod", "mean", "argmax", "argmin"):
-        raise SourceError(e.span, f"{name} takes one argument, or indices", (), f"write {name}[i] x[i]")
-    value = static.apply(name, numbers, e.span)
-    if name in ("floor", "ceil", "round", "sign"):
-        return Value(numbers[0] if integral and name != "sign" else value, kind, True)
-    return Value(value, DType.FLOAT if kind is DType.INT else kind, bool(value.is_Integer))
-
-
-def _chosen(name: str, numbers: list[sp.Expr], span: Span) -> sp.Expr:
-    static.chosen(name, [sp.S.One] * len(numbers), span)  # the number of arguments
-    if name == "abs":
-        return absolute(numbers[0])
-    if name == "clip":
-        x, low, high = numbers
-        return Select(relation("<", x, low), low, Select(relation(">", x, high), high, x))
-    total = numbers[0]
-    for number in numbers[1:]:
-        total = greater(total, number, name == "max")
-    return total
-
-
-__all__ = ["Body", "Expressions", "Given", "Value", "nearest_integer", "sign_of"]

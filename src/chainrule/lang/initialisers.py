@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from chainrule.errors import SourceError, Span, nearest
+from chainrule.errors import SourceError, nearest
 from chainrule.ir.formula import Formula
 from chainrule.ir.graph import Init
 from chainrule.lang import static
@@ -94,5 +94,3 @@ def reduced_axes(name: str, reader: Formula | None) -> list[int]:
     read = next(r for r in reader.reads if r.tensor == name)
     return [k for k, index in enumerate(read.indices) if index.free_symbols & over]
 
-
-__all__ = ["BASE", "Span", "initial"]

@@ -71,7 +71,7 @@ def _parse(source: Text, start: str) -> Any:
         raise _unexpected(source, error) from None
     except lark.UnexpectedCharacters as error:
         span = source.span(error.line, error.column, error.line, error.column + 1)
-        sign = source.text[error.pos_in_stream]
+        sign = source.text[error.pos_in_stream or 0]
         problem = f"the character {sign!r} has no meaning here"
         raise SourceError(span, problem, (), _CHARACTERS.get(sign, "names are ASCII or Greek letters")) from None
     except DedentError:

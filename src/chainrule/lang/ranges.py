@@ -121,7 +121,7 @@ class Ranges:
     def _letter(self, extent: Extent, taken: list[Var]) -> str:
         """A name for an axis that has none: its dim's first letter, if that is free."""
         used = {var.name for var in taken} | set(self.bound_names)
-        first = extent.name.split(".")[-1][0] if isinstance(extent, sp.Symbol) else ""
+        first = str(extent.name).split(".")[-1][0] if isinstance(extent, sp.Symbol) else ""
         return next(c for c in (first, *LETTERS, "n") if c and (c not in used or (c == "n" and len(used) > 25)))
 
     bound_names: frozenset[str] = frozenset()
@@ -353,7 +353,8 @@ def parts(e: s.Expression) -> tuple[s.Expression, ...]:
             return (*below, base) if isinstance(base, s.Call) else below
         case s.Reduction(_, _, where, body):
             return (body,) if where is None else (where, body)
-    return ()
+        case _:
+            return ()
 
 
 def below(e: s.Expression) -> Iterator[s.Expression]:

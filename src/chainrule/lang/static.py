@@ -50,7 +50,8 @@ def is_static(e: s.Expression, scope: Scope) -> bool:
             return all(is_static(p, scope) for p in parts)
         case s.Choice(condition, yes, no):
             return all(is_static(p, scope) for p in (condition, yes, no))
-    return False
+        case _:
+            return False
 
 
 STATIC_FUNCTIONS = {*FUNCTIONS, "max", "min", "abs", "clip", "size"}
