@@ -28,10 +28,11 @@ def fixed(value: float):
 walker = functools.cache(compile_walker)
 
 
-def object_of(module: ir.Module) -> bytes:
+def object_of(module: ir.Module, reloc: str = "static") -> bytes:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(opt=2, reloc="pic", jit=True)
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    machine = target.create_target_machine(opt=2, reloc=reloc, jit=True)
     return machine.emit_object(llvm.parse_assembly(str(module)))
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,14 +72,16 @@ def test_a_missing_function_is_an_error_not_a_crash():
         load([Kernel("nowhere", digest(data))], {digest(data): data})
 
 
-def test_blas_is_bound_by_pointer_where_a_kernel_needs_it():
+@pytest.mark.parametrize("reloc", ["static", "pic"])  # with pic it has a table of offsets
+def test_blas_is_bound_by_pointer_where_a_kernel_needs_it(reloc):
     before = os.environ.get("OPENBLAS_CORETYPE")
-    module = ir.Module("product")
+    module = ir.Module(f"product {os.urandom(4).hex()}")
+    module.triple = llvm.get_process_triple()
     sgemm = ir.Function(module, ir.FunctionType(ir.VoidType(), ()), "scipy_cblas_sgemm")
     function = ir.Function(module, ir.FunctionType(I64, ()), "where_is_sgemm")
     builder = ir.IRBuilder(function.append_basic_block())
     builder.ret(builder.ptrtoint(sgemm, I64))
-    data = object_of(module)
+    data = object_of(module, reloc)
     (at,) = load([Kernel("where_is_sgemm", digest(data), ("scipy_cblas_sgemm",))], {digest(data): data})
     sgemm_at = ctypes.CFUNCTYPE(ctypes.c_int64)(at)()
     a, b, c = (np.random.default_rng(k).random((5, 5), np.float32) for k in range(3))
@@ -87,6 +90,7 @@ def test_blas_is_bound_by_pointer_where_a_kernel_needs_it():
     product(101, 111, 111, 5, 5, 5, 1.0, address(a), 5, address(b), 5, 0.0, address(c), 5)
     assert np.allclose(c, a @ b, rtol=1e-5)
     assert os.environ.get("OPENBLAS_CORETYPE") == before
+    test_many_kernels_load_in_little_time()  # beside it
 
 
 def test_many_kernels_load_in_little_time():

@@ -393,7 +393,7 @@ def compile_walker() -> bytes:
     module.link_in(llvm.parse_assembly(str(_step_module())))
     target = llvm.Target.from_triple(llvm.get_process_triple())
     machine = target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", jit=True
+        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="static", jit=True
     )
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     passes.getModulePassManager().run(module, passes)

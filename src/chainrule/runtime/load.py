@@ -1,7 +1,9 @@
 """Object files become functions in this process: plain llvmlite, no Numba.
 
 One LLVM engine holds many objects. Objects that define the same name go to different engines, for LLVM silently takes
-the first of two. Loaded code stays for the life of the process: some thread may be in it.
+the first of two, and each object with a global offset table has an engine of its own: of two such tables LLVM mixes up
+the entries (compile with the static relocation model, and there is none). Loaded code stays for the life of the process: some
+thread may be in it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from chainrule.runtime.symbols import ObjectFileError, symbols
 
 _lock = threading.RLock()
 _engines: list[tuple[Any, set[str]]] = []  # each with the names that its objects define
+_closed: list[Any] = []  # engines that hold one object each
 _addresses: dict[tuple[str, str], int] = {}  # by object and symbol
 _blas: list[ctypes.CDLL] = []
 
@@ -85,21 +88,24 @@ def _place(data: bytes, wanted: Sequence[str]) -> Any:
         _bind_blas()
     for name in table.undefined & PYTHON.keys():
         _llvm().add_symbol(name, ctypes.cast(getattr(ctypes.pythonapi, PYTHON[name]), ctypes.c_void_p).value)
-    engine = _engine_without(table.defined)
+    engine = _engine_without(table.defined, alone=b"_GLOBAL_OFFSET_TABLE_" in data)
     engine.add_object_file(_llvm().ObjectFileRef.from_data(data))
     return engine
 
 
-def _engine_without(names: frozenset[str]) -> Any:
-    """An engine in which none of `names` is defined; they count as defined from now on."""
-    for engine, defined in _engines:
+def _engine_without(names: frozenset[str], alone: bool) -> Any:
+    """An engine in which none of `names` is defined; they count as defined from now on. alone: a new, closed one."""
+    for engine, defined in () if alone else _engines:
         if defined.isdisjoint(names):
             defined |= names
             return engine
     llvm = _llvm()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    _engines.append((engine, set(names)))
+    if alone:
+        _closed.append(engine)
+    else:
+        _engines.append((engine, set(names)))
     return engine
 
 

@@ -6,7 +6,6 @@ minimum of Python: a look at each input, a copy into an aligned buffer, the call
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, address, aligned, b
 from chainrule.runtime.load import load
 from chainrule.runtime.store import Store
 from chainrule.runtime.tape import Tape, Words, build
-from chainrule.runtime.threads import Walk, Walker, team, thread_count
+from chainrule.runtime.threads import Walker, thread_count, together
 from chainrule.runtime.values import Array, as_array, check_dtype
 
 BINDINGS = 16  # sizes that stay bound
@@ -43,7 +42,6 @@ class Binding:
     checks: Words
     scratch: Array
     step: Callable[[], int]  # what `control` says; a step that takes no time keeps the GIL
-    walk: Walk  # for other control blocks
     numbers: tuple[Result, ...]
     results: tuple[Result, ...]
 
@@ -187,12 +185,15 @@ class Runner:
         control[Control.FEEDS], control[Control.FEED_COUNT] = address(feeds), len(feeds)
         control[Control.RESULTS], control[Control.RESULT_COUNT] = address(results), len(results)
         control[Control.CHECKS], control[Control.CHECK_COUNT] = address(checks), len(checks)
+        walk = self._walker.step(address(control), release=True)
+        if binding.tape.threads > 1:
+            walk = together(self._walker, binding.tape.threads, control, walk)
         done, chunk = 0, 1
         while done < steps:
             chunk = min(chunk, steps - done)
             control[Control.FIRST], control[Control.STEPS] = done, chunk
             start = time.perf_counter()
-            if binding.walk(address(control), 0):
+            if walk():
                 raise self._out_of_range(binding, sources, steps, control)
             control[Control.CHECK_COUNT] = 0  # all steps' indices were looked at
             done += chunk
@@ -240,29 +241,12 @@ class Runner:
         control[Control.CHECKS], control[Control.CHECK_COUNT] = address(checks), len(checks)
         control[Control.CLOCK], control[Control.ADVANCE] = address(self.store.clock), int(self.executable.training)
         at, quick = address(control), tape.threads == 1 and tape.cost < QUICK
-        step, walk = self._walker.step(at, release=not quick), self._walker.walk
+        step = self._walker.step(at, release=not quick)
         if tape.threads > 1:
-            step, walk = self._with_team(step, at, tape.threads)
+            step = together(self._walker, tape.threads, control, step)
         found = [(item.name, views[item.buffer]) for item in self.executable.outputs]
         numbers, results = tuple(r for r in found if not r[1].ndim), tuple(r for r in found if r[1].ndim)
-        return Binding(bound, tape, views, control, checks, scratch, step, walk, numbers, results)
-
-    def _with_team(self, step: Callable[[], int], at: int, threads: int) -> tuple[Callable[[], int], Walk]:
-        """Both ways to walk, with this process's team; it is looked up each time, for a fork leaves it behind."""
-
-        def step_together() -> int:
-            helpers = team(self._walker, threads)
-            with helpers.lock:
-                _poke(at + 8 * Control.POOL, helpers.address)
-                return step()
-
-        def walk_together(control: int, thread: int) -> int:
-            helpers = team(self._walker, threads)
-            with helpers.lock:
-                _poke(control + 8 * Control.POOL, helpers.address)
-                return self._walker.walk(control, thread)
-
-        return step_together, walk_together
+        return Binding(bound, tape, views, control, checks, scratch, step, numbers, results)
 
     def _view(self, k: int, bound: Plan) -> Array:
         """Buffer k as an array over its memory."""
@@ -313,11 +297,6 @@ class Runner:
                     f"\n  Way out: ask for {', '.join(found)}"
                 )
         return {name: found[name] for name in outputs}
-
-
-def _poke(at: int, value: int) -> None:
-    """Store an int64 in a control block."""
-    ctypes.c_int64.from_address(at).value = value
 
 
 def _words(rows: int, words: int) -> Words:

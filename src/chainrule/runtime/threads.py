@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
-from chainrule.executable import STEP_SYMBOL, WALKER_SYMBOL, Kernel, Pool
+from chainrule.executable import STEP_SYMBOL, WALKER_SYMBOL, Control, Kernel, Pool
 from chainrule.runtime.buffers import address, aligned
 from chainrule.runtime.cache import digest
 from chainrule.runtime.load import load
+from chainrule.runtime.tape import Words
 
 Walk = Callable[[int, int], int]
 
@@ -66,13 +66,14 @@ _new_function.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
 
 @dataclass(eq=False)
 class Team:
-    """Thread 0 (whoever calls) and its workers. `lock`: one tape at a time."""
+    """Thread 0 (whoever calls) and its workers. `lock`: one tape at a time. `alive`: no fork left it behind."""
 
     walker: Walker
     threads: int
     lock: threading.Lock = field(default_factory=threading.Lock)
-    shared: NDArray[np.int64] = field(init=False)
+    shared: Words = field(init=False)
     workers: list[threading.Thread] = field(default_factory=list)
+    alive: bool = True
 
     def __post_init__(self) -> None:
         words = Pool.MAIL + self.threads * Pool.MAIL_WORDS
@@ -97,6 +98,7 @@ class Team:
 
     def stop(self) -> None:
         """End the workers."""
+        self.alive = False
         if self.workers:
             self.walker.walk(self.address, -self.threads)
             for worker in self.workers:
@@ -115,6 +117,20 @@ def team(walker: Walker, threads: int) -> Team:
         if found is None:
             found = _teams[threads] = Team(walker, threads)
         return found
+
+
+def together(walker: Walker, threads: int, control: Words, call: Callable[[], int]) -> Callable[[], int]:
+    """`call`, which walks `control`, with the help of this process's team; after a fork, of the child's own."""
+    known: list[Team] = []
+
+    def called() -> int:
+        if not known or not known[-1].alive:
+            known[:] = [team(walker, threads)]
+            control[Control.POOL] = known[-1].address
+        with known[-1].lock:
+            return call()
+
+    return called
 
 
 def available_cores() -> list[int]:
@@ -167,6 +183,7 @@ def _after_fork() -> None:
     global _teams_lock
     _teams_lock = threading.Lock()
     for one in _teams.values():
+        one.alive = False
         one.workers.clear()
     _teams.clear()
 
