@@ -32,7 +32,7 @@ from chainrule.codegen.statement import write_statement
 from chainrule.codegen.target import Target, host
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol
-from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, leaves
+from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, accesses, leaves
 
 
 def emit(
@@ -74,14 +74,16 @@ def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element
     """`kernel` as a Python function named `entry`."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
-    w = Writer(kernel, buffers, dims, element, target)
+    stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
+    w = Writer(kernel, buffers, dims, element, target, stores=stores)
     w.names.fresh(entry)
     _write_blocks(kernel, w)
     given, own, names, parameters = parameters_of(w)
     head = f"def {entry}({', '.join([*names, 'lo', 'hi'])}):"
     computing = [leaf for leaf in leaves(kernel.body) if isinstance(leaf, Product) or leaf.reads or leaf.reduce]
     texts = [leaf.text for leaf in computing or leaves(kernel.body)]  # where a sum starts tells nothing
-    text = "\n".join([*imports(w), head, *docstring(texts), *w.lines]) + "\n"
+    top = [f"    {name} = {value}" for name, value in w.hoisted.values()]
+    text = "\n".join([*imports(w), head, *docstring(texts), *top, *w.lines]) + "\n"
     return KernelSource(
         text=text,
         job=Job(text, entry, parameters),

@@ -67,6 +67,8 @@ class Writer:
     used: set[str] = field(default_factory=set)  # the functions called
     read: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
+    stores: frozenset[str] = frozenset()  # what the whole kernel writes
+    hoisted: dict[sp.Basic, tuple[str, str]] = field(default_factory=dict)  # names and texts, for its top
 
     # Text.
 
@@ -90,7 +92,11 @@ class Writer:
 
     def scope(self, more: Mapping[sp.Symbol, Symbol] | None = None) -> Scope:
         inner = self.open[-1] if self.open else None
-        return Scope(_Dims(self, {**self.symbols, **(more or {})}), self.element, inner, self.used)
+        return Scope(self.with_dims({**self.symbols, **(more or {})}), self.element, inner, self.used)
+
+    def with_dims(self, known: Mapping[sp.Symbol, Symbol]) -> Mapping[sp.Symbol, Symbol]:
+        """`known`, and the dims, each of which becomes a size of the kernel when it is asked for."""
+        return _Dims(self, known)
 
     def integer(self, e: sp.Expr, more: Mapping[sp.Symbol, Symbol] | None = None) -> str:
         return integer(e, self.scope(more)).text

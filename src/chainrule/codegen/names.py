@@ -43,15 +43,17 @@ class Names:
 
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self._taken = {*TAKEN, *taken}
+        self._ever = set(self._taken)  # those released too
 
-    def fresh(self, text: str) -> str:
-        """An identifier like `text` that no one has: `n`, then `n2`, `n3` …"""
+    def fresh(self, text: str, never_had: bool = False) -> str:
+        """An identifier like `text` that no one has: `n`, then `n2`, `n3` … never_had: nor has had."""
         base = name = identifier(text)
         k = 2
-        while name in self._taken:
+        while name in (self._ever if never_had else self._taken):
             # n1 and a number would read as n12
             name, k = f"{base}{'_' if base[-1].isdigit() else ''}{k}", k + 1
         self._taken.add(name)
+        self._ever.add(name)
         return name
 
     def prefix(self, text: str, endings: Iterable[str]) -> str:
@@ -62,6 +64,7 @@ class Names:
         while any(f"{name}_{ending}" in self._taken for ending in endings):
             name, k = f"{base}_{k}", k + 1
         self._taken |= {f"{name}_{ending}" for ending in endings}
+        self._ever |= self._taken
         return name
 
     def release(self, name: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import sympy as sp
 
 from chainrule.codegen.expressions import LARGEST, Symbol, condition, integer, kind_of, real
+from chainrule.codegen.hoist import hoisted
 from chainrule.codegen.kernel import STEP, Writer
 from chainrule.codegen.names import plain
 from chainrule.codegen.plan import always_read, plan
@@ -26,8 +27,8 @@ STEPS = ("u", "v", "w", "p", "q", "r", "s", "t")  # the names of steps, in this 
 def write_statement(statement: Statement, w: Writer) -> None:
     """``target = value`` or ``target = reduce(target, value)``, under its conditions."""
     comment = comment_of(statement.origin)
-    slots: dict[sp.Symbol, Symbol] = {}
-    always = always_read(statement.value, statement.reads, (*statement.where, *statement.target.indices))
+    value, slots = hoisted(statement, w)
+    always = always_read(value, statement.reads, (*statement.where, *statement.target.indices))
     for k, read in enumerate(statement.reads):
         stands = _read(read, k in always, slots, w)
         slots |= {slot(k, dtype.sort): stands for dtype in (DType.FLOAT, DType.INT)}
@@ -35,7 +36,7 @@ def write_statement(statement: Statement, w: Writer) -> None:
     for head in heads:
         w.line(f"if {head}:")
         w.depth += 1
-    steps = plan(statement.value)
+    steps = plan(value)
     for k, (symbol, e) in enumerate(steps.named):
         name = w.names.fresh(STEPS[k % len(STEPS)])
         scope = w.scope(slots)
