@@ -2,8 +2,8 @@
 
 One LLVM engine holds many objects. Objects that define the same name go to different engines, for LLVM silently takes
 the first of two, and each object with a global offset table has an engine of its own: of two such tables LLVM mixes up
-the entries (compile with the static relocation model, and there is none). Loaded code stays for the life of the process: some
-thread may be in it.
+the entries (compile with the static relocation model, and there is none). Loaded code stays for the life of the
+process: some thread may be in it.
 """
 
 from __future__ import annotations
