@@ -79,10 +79,7 @@ def dim(scope: Scope, e: s.DimStatement) -> None:
         if not value.free_symbols or isinstance(value, sp.Symbol):
             scope.numbers[e.name] = value
             return
-        if not draft.limit or value in draft.derived:
-            scope.numbers[e.name] = draft.derived[value]
-            return
-        scope.numbers[e.name] = draft.define(e.name, value)
+        scope.numbers[e.name] = draft.extent(value, e.name, e.definition.span)
         return
     low = 0 if e.minimum is None else _bound(scope, e.minimum)
     high = None if e.maximum is None else _bound(scope, e.maximum)

@@ -122,7 +122,7 @@ class Ranges:
         """A name for an axis that has none: its dim's first letter, if that is free."""
         used = {var.name for var in taken} | set(self.bound_names)
         first = str(extent.name).split(".")[-1][0] if isinstance(extent, sp.Symbol) else ""
-        return next(c for c in (first, *LETTERS, "n") if c and (c not in used or (c == "n" and len(used) > 25)))
+        return next(str(c) for c in (first, *LETTERS, "n") if c and (c not in used or (c == "n" and len(used) > 25)))
 
     bound_names: frozenset[str] = frozenset()
 
@@ -166,9 +166,17 @@ class Ranges:
             return None  # it depends on a dim
 
     def name(self, e: s.Name, frame: Frame) -> None:
-        tensor = None if frame.find(e.path) is not None else self.scope.find(e.path)
+        if frame.find(e.path) is not None:
+            return
+        tensor = self.scope.find(e.path)
+        if tensor is None and not self.is_number(e.path):
+            raise self.scope.unknown(e.path, e.span)
         if tensor is not None and tensor.shape:
             self.whole(tensor, e.span, frame)
+
+    def is_number(self, name: str) -> bool:
+        known = name in self.scope.numbers or name in self.scope.axes or name in static.WORDS
+        return known or name in ("training", "_")
 
     def whole(self, tensor: Tensor, span: Span, frame: Frame) -> None:
         """A read of all of `tensor`, without indices."""
