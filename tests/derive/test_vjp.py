@@ -113,7 +113,7 @@ def test_a_product_derives_right_at_zeros():
     values = {"x": np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 5.0]]), "W": np.zeros(3), "y_bar": np.ones(2)}
     values["others"] = evaluate_formula(other_terms(f, "others"), values, {"N": 2})
     x_bar = evaluate_formula(
-        vjp(f, 0, fresh_axes(f.shape + (sp.Integer(3),)), "x_bar", "y_bar", "others"), values, {"N": 2}
+        vjp(f, 0, fresh_axes((*f.shape, sp.Integer(3))), "x_bar", "y_bar", "others"), values, {"N": 2}
     )
     np.testing.assert_array_equal(x_bar, [[6, 0, 0], [0, 0, 0]])
 

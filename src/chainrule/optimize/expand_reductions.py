@@ -21,8 +21,9 @@ def expand_reductions(graph: Graph) -> Graph:
     m[n] = max[j] x[n, j]     ->     m_place[n] : index J = argmax[j] x[n, j]
                                      m[n] = if m_place[n] == J then -inf else x[n, m_place[n]; 0]
 
-    Several indices share one place, taken apart with // and %. Where J is a number, 1 or more, there always is a place,
-    and no choice. The first greatest term wins, so the whole cotangent goes to it. What `stop` marks, and what is no float, has no gradient and stays.
+    Several indices share one place, taken apart with // and %. Where J is a number, 1 or more, there always is a
+    place, and no choice. The first greatest term wins, so the whole cotangent goes to it. What `stop` marks, and what
+    is no float, has no gradient and stays.
     """
     expanded: list[Node] = []
     dims = {dim.name: dim for dim in graph.dims}

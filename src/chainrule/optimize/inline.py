@@ -107,12 +107,13 @@ def _is_drawn(g: Formula, made: dict[str, Node]) -> bool:
 def substitute(f: Formula, k: int, g: Formula) -> Formula:
     """`f` with the map `g` in place of its k-th read, which reads g.out; where g's conditions fail it is 0.
 
-    y[i] = 2 * a[i + 1]  with  a[j] = x[j] * j where j > 3     ->     y[i] = 2 * (if i + 1 > 3 then x[i + 1] * (i + 1) else 0)
+    a[j] = x[j] where j > 3
+    y[i] = 2 * a[i + 1]         ->     y[i] = 2 * (if i + 1 > 3 then x[i + 1] else 0)
     """
     read = f.reads[k]
     places: dict[sp.Basic, sp.Basic] = {a.symbol: i for a, i in zip(g.axes, read.indices, strict=True)}
     offset = len(f.reads)
-    for j, inner in enumerate(g.reads):
+    for j in range(len(g.reads)):
         for kind in DType:
             places[slot(j, kind.sort)] = slot(offset + j, kind.sort)
     body, where = g.body.xreplace(places), tuple(c.xreplace(places) for c in g.where)

@@ -81,7 +81,7 @@ def factored(e: sp.Expr) -> sp.Expr:
 def _scale(term: sp.Expr) -> frozenset[sp.Expr]:
     """The factors of a term that are powers of sizes, those of a choice with 0 among them."""
     if isinstance(term, Select):
-        c, a, b = term.args
+        _, a, b = term.args
         return _scale(b) if a.is_zero else _scale(a) if b.is_zero else _scale(a) & _scale(b)
     return frozenset(f for f in sp.Mul.make_args(term) if f.free_symbols and _is_size(f))
 
