@@ -16,7 +16,7 @@ import numpy as np
 from llvmlite import ir
 
 from chainrule.codegen import coefficients as table
-from chainrule.codegen.emit import (
+from chainrule.codegen.lowering import (
     LLVM,
     Traced,
     bits_of,
@@ -28,7 +28,7 @@ from chainrule.codegen.emit import (
     muladd,
     of_bits,
 )
-from chainrule.codegen.emit import where as _where
+from chainrule.codegen.lowering import where as _where
 from chainrule.codegen.scalars import accumulate, float32, float64, int64, uniform, where
 
 LIBM = (

@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from chainrule.codegen.emit import LLVM, Vector, declare, splat
+from chainrule.codegen.lowering import LLVM, Vector, declare, splat
 from chainrule.codegen.view import View, element_pointer
 
 I1, I32, I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)

@@ -9,7 +9,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from chainrule.codegen.emit import (
+from chainrule.codegen.lowering import (
     LLVM,
     NUMBA,
     Traced,
@@ -21,7 +21,7 @@ from chainrule.codegen.emit import (
     lowered,
     splat,
 )
-from chainrule.codegen.emit import where as _where
+from chainrule.codegen.lowering import where as _where
 from chainrule.philox import LOW, MIX, MULTIPLIERS, ROUNDS, WEYL, uniforms
 
 __all__ = ["accumulate", "float32", "float64", "int64", "uniform", "where"]

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.datamodel import models, register_default
 
-from chainrule.codegen.emit import LLVM, Traced, declare, lowered, splat
+from chainrule.codegen.lowering import LLVM, Traced, declare, lowered, splat
 from chainrule.codegen.memory import I32, I64, data, is_place, lane_mask, literals, read, write
 from chainrule.codegen.view import View
 

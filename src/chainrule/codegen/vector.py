@@ -18,7 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
-from chainrule.codegen.emit import (
+from chainrule.codegen.lowering import (
     NUMBA,
     Traced,
     Vector,

@@ -19,7 +19,7 @@ from numba.core.datamodel import models, register_default
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
-from chainrule.codegen.emit import Vector
+from chainrule.codegen.lowering import Vector
 
 I64 = ir.IntType(64)
 
