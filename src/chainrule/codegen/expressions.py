@@ -131,7 +131,7 @@ def real(e: sp.Basic, scope: Scope) -> Term:
 def integer(e: sp.Basic, scope: Scope) -> Term:
     """`e` in int64; what is no integer is cut off towards zero, as `int` does."""
     if isinstance(e, sp.Integer):
-        if abs(int(e)) > LARGEST:
+        if not -LARGEST - 1 <= int(e) <= LARGEST:
             raise ChainruleError(f"the integer {int(e)} needs more than 64 bits")
         return Term(str(int(e)), ATOM if e >= 0 else UNARY)
     if isinstance(e, Select):

@@ -124,7 +124,7 @@ def _as_stored(e: sp.Basic, dtype: DType, slots: Mapping[sp.Symbol, Symbol], w: 
             return real(e, scope).text
         case DType.INT:
             if e in (sp.oo, sp.S.NegativeInfinity):  # where a max or min over integers starts
-                return str(LARGEST if e is sp.oo else -LARGEST)
+                return str(LARGEST if e is sp.oo else -LARGEST - 1)
             return integer(e, scope).text
         case DType.BOOL:
             return condition(_truth(e, slots, w), scope).text
@@ -154,7 +154,7 @@ def _store(statement: Statement, value: sp.Basic, slots: Mapping[sp.Symbol, Symb
         w.line(f"{target} = {new}", comment)
     elif dtype is DType.BOOL:
         joined = {Reduce.MIN: "&", Reduce.PROD: "&"}.get(statement.reduce, "|")
-        w.line(f"{target} = {target} {joined} ({new})", comment)
+        w.line(f"{target} = {target} {joined} {new if new.isidentifier() else f'({new})'}", comment)
     elif dtype is DType.INT:
         w.line(_reduced_integer(statement.reduce, target, new, w), comment)
     else:
