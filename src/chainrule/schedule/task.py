@@ -137,7 +137,7 @@ def identity_of(reduce: Reduce, dtype: DType) -> sp.Expr:
     identity = reduce.identity
     assert identity is not None
     if dtype is not DType.FLOAT and identity.is_infinite:
-        return sp.Integer(-(2**63)) if identity.is_negative else sp.Integer(2**63 - 1)
+        return sp.Integer(-(2**63)) if identity.is_extended_negative else sp.Integer(2**63 - 1)
     return identity
 
 
