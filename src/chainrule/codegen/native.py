@@ -15,6 +15,7 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba.core import codegen, compiler, cpu, optional, typed_passes, types, typing, untyped_passes
 from numba.core.compiler_machinery import PassManager
+from numba.core.typing import templates
 from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj
 
 from chainrule.codegen.target import Target
@@ -88,7 +89,16 @@ class _Context(cpu.CPUContext):
 
 
 class _Typing(typing.Context):
-    """Numba's types without NumPy's, which make each `+` a search through a dozen ufuncs."""
+    """Numba's types of operators and of our functions alone.
+
+    NumPy's would make each `+` a search through a dozen ufuncs; attributes, of which kernels have none, would import
+    SciPy and take a second to set up.
+    """
+
+    def _load_builtins(self) -> None:
+        lean = templates.Registry()
+        lean.functions, lean.globals = templates.builtin_registry.functions, templates.builtin_registry.globals
+        self.install_registry(lean)
 
     def load_additional_registries(self) -> None:
         """None."""
