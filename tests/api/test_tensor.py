@@ -23,7 +23,7 @@ def test_each_operation_is_one_statement_at_its_callers_place():
     loss = cr.mean((x - y) ** 2 / 2)
     model = cr.Model(loss)
     assert text_of(model) == [
-        "model model:",
+        "model network:",
         "dim batch",
         "input x[batch, 3]",
         "input y[batch, 3]",

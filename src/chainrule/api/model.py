@@ -38,7 +38,7 @@ class Model:
     _stores: dict[str, Store] = field(default_factory=dict)
     _runners: dict[tuple[Options, int | None], Runner] = field(default_factory=dict)
 
-    def __init__(self, loss: Tensor | Source, /, *, name: str = "model", **outputs: Tensor) -> None:
+    def __init__(self, loss: Tensor | Source, /, *, name: str = "network", **outputs: Tensor) -> None:
         self.source = loss if isinstance(loss, Source) else _recorded_source(name, {"loss": loss, **outputs})
         self._stores, self._runners = {}, {}
 
