@@ -114,7 +114,8 @@ def row_table(report: dict[str, Any]) -> Table:
             )
             table.add_row(name, step, *seconds, peak, loss)
         else:
-            table.add_row(name, result["error"][:60])
+            table.add_row(name, "failed")
+            table.caption = f"{name}: {result['error']}"
     return table
 
 
