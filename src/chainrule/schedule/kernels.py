@@ -39,7 +39,7 @@ BLOCKS = 64
 """As many blocks keep every core busy; more would only be more partial results."""
 
 TILE_ROWS = 32
-FAR_ROWS = 64
+FAR_ROWS = 128
 """What a block should at least divide of a product's rows or columns: of one whose other operand lies in the
 second-level cache, and of one whose operand is farther away."""
 
@@ -244,10 +244,14 @@ class Planner:
         contraction = self.contractions.get(t)
         if contraction is None or symbol in {i.symbol for i in contraction.batch}:
             return 0
-        sides = (contraction.rows, contraction.columns)
-        other = next((side for side in sides if symbol not in {i.symbol for i in side}), ())
-        extents = [i.extent for i in (*other, *contraction.inner) if i.symbol != symbol]
-        return FAR_ROWS if bytes_of(DType.FLOAT) * self.sizes.points(extents) > FAR_BYTES else TILE_ROWS
+        groups = (contraction.rows, contraction.columns, contraction.inner)
+        mine = next(group for group in groups if symbol in {i.symbol for i in group})
+        beside = self.sizes.points(i.extent for i in mine if i.symbol != symbol)  # of what one index gives
+        rows = TILE_ROWS
+        if mine is not contraction.inner:
+            rest = (i.extent for group in groups if group is not mine for i in group)
+            rows = FAR_ROWS if bytes_of(DType.FLOAT) * self.sizes.points(rest) > FAR_BYTES else rows
+        return -(-rows // max(1, beside))
 
     def row_bytes(self, t: int, symbol: sp.Symbol) -> int:
         """What the result of a task takes for one value of the block's index."""
