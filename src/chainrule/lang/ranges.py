@@ -158,8 +158,9 @@ class Ranges:
         """The truth of a condition on sizes and arguments alone, an optimizer's run-time arguments included."""
         if any(frame.find(name.path) is not None for name in names_in(e)):
             return None
-        numbers = self.scope.numbers | self.scope.structure
-        known = Scope(self.scope.draft, self.scope.definitions, numbers=numbers, axes=self.scope.axes)
+        sizes = {**self.scope.axes, **self.scope.numbers, **self.scope.structure}
+        numbers = {name: n for name, n in sizes.items() if isinstance(n, bool) or not n.free_symbols}
+        known = Scope(self.scope.draft, self.scope.definitions, numbers=numbers)
         try:
             return static.truth(e, known) if static.is_static(e, known) else None
         except SourceError:
@@ -255,8 +256,8 @@ class Ranges:
         return target.star
 
     def call(self, e: s.Call, frame: Frame) -> None:
-        if e.function == "size":
-            return
+        if e.function in ("size", "norm"):
+            return  # their arguments are no tensors
         if self.reduces_all(e):
             inner = self.frame(frame, open_=True)
             self.frames[id(e)] = inner
