@@ -314,22 +314,40 @@ def test_an_unwritable_folder_is_an_error_of_ours(spine, command):
     assert "cannot be written" in err
 
 
+def comparison(tensor, along, error, smooth=True):
+    return SimpleNamespace(tensor=tensor, along=along, derived=1 + error, measured=1.0, smooth=smooth, error=error)
+
+
 @pytest.mark.parametrize(("passed", "expected"), [(True, 0), (False, 1)])
 def test_check_says_yes_or_no(place, command, monkeypatch, passed, expected):
-    rows = [{"parameter": "W", "error": 1e-9, "passed": passed}]
+    comparisons = [
+        comparison("W", "direction 0", 1e-9),
+        comparison("W", "[1, 2]", 3e-8),
+        comparison("b", "[0]", 5, False),
+    ]
     asked_for = []
 
     def check(source, options, **settings):
         asked_for.append((options.dtype, options.mode, settings))
-        return {"passed": passed, "rows": rows}
+        return SimpleNamespace(passed=passed, worst=3e-8, kinks=1, comparisons=comparisons)
 
     monkeypatch.setattr(build, "check", check)
     code, out, _ = command("check", "net.graph", "--seed", "5")
     assert code == expected
-    assert "W" in out
+    assert ("all agree" in out) == passed
     code, out, _ = command("check", "net.graph", "--json")
-    assert (code, last_json(out)["passed"]) == (expected, passed)
+    found = last_json(out)
+    assert (code, found["passed"], found["kinks"]) == (expected, passed, 1)
+    assert [(row["parameter"], row["compared"], row["where"]) for row in found["parameters"]] == [
+        ("W", 2, "[1, 2]"),
+        ("b", 0, ""),
+    ]
     assert asked_for[0] == ("float64", "gradient", {"seed": 5})
+
+
+def test_nan_is_the_worst_of_all():
+    row = models.judged("W", [comparison("W", "[0]", float("nan")), comparison("W", "[1]", 1.0)])
+    assert row["where"] == "[0]"
 
 
 def test_the_cache_is_shown_and_cleared(command, monkeypatch):

@@ -28,6 +28,9 @@ from chainrule.train.recipe import Recipe
 DType = Literal["float32", "float64"]
 
 OK, NO, STOPPED = 0, 1, 130
+OURS = {"loss", "outputs", "dtype", "target", "threads", "seed", "accurate"}
+"""What `Model.compile` takes beside the optimizer's arguments."""
+
 EVERY = 1.0
 """Seconds between two checkpoints: small models finish dozens of epochs a second, and a sync takes milliseconds."""
 
@@ -83,9 +86,17 @@ def begin(
             way_out = "another folder, or the model and settings that the run was begun with"
             raise ChainruleError(f"{out} holds a run of something else\n  Way out: {way_out}")
         return train(Run(out, record_of(last, how), samples, restored(last, threads), last), started, json)
-    step = model.compile(how.optimizer, dtype=dtype, threads=threads, seed=how.seed, **how.settings)
+    step = compiled(model, how, dtype, threads, how.seed)
     run = Run(out or fresh(model_file.stem), record, samples, step, loop.checkpoint_of(step, record, ()))
     return train(run, started, json)
+
+
+def compiled(model: Model, how: Recipe, dtype: DType, threads: int | None, seed: int | None = None) -> Step:
+    """The training step that a recipe asks for; its rate is a run-time number, and stays out of the program."""
+    if foreign := sorted(set(how.settings) & OURS):
+        raise ChainruleError(f"{foreign[0]} is no setting of an optimizer\n  Way out: leave it out of [settings]")
+    settings: dict[str, Any] = dict(how.settings)
+    return model.compile(how.optimizer, dtype=dtype, threads=threads, seed=seed, **settings)
 
 
 def same(a: Record, b: Record) -> bool:
@@ -191,7 +202,7 @@ def restored(last: Checkpoint, threads: int | None) -> Step:
     model = Model(Source(record.model, path, chosen, given, Path(path).parent))
     double = any(array.dtype.name == "float64" for array in last.parameters.values())
     dtype: DType = "float64" if double else "float32"
-    step = model.compile(record.recipe.optimizer, dtype=dtype, threads=threads, **record.recipe.settings)
+    step = compiled(model, record.recipe, dtype, threads)
     loop.restore(step, last)
     return step
 
