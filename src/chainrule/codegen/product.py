@@ -272,18 +272,19 @@ def _tile(leaf: _Leaf, row: str, column: str, height: int, vectors: int, columns
     sums, target, left, right = leaf.name("sums"), leaf.target, leaf.left, leaf.right
     yield f"{sums} = tile({target.view}, {height}, {vectors}, {leaf.way.lanes})"
     whole = rows == str(height) and columns == str(vectors * leaf.way.lanes)
-    if leaf.way.panel is not None:
-        k = leaf.name("k")
+    counted = leaf.way.panel is not None and len(leaf.inner) != 1  # else the inner index itself counts the panel's rows
+    k = leaf.name("k")
+    if counted:
         yield f"{k} = 0"
-        place, whole = f"{leaf.panel}, {k} * {leaf.width}", rows == str(height)
-        count = str(vectors * leaf.way.lanes)
+    if leaf.way.panel is not None:
+        at = k if counted else _atom(_minus(leaf.inner[0].name, leaf.inner[0].start))
+        place, count = f"{leaf.panel}, {at} * {leaf.width}", str(vectors * leaf.way.lanes)
+        whole = rows == str(height)
     else:
         place, count = f"{right.view}, {_at(right, '0', column)}", columns
     places = f"{sums}, {left.view}, {_at(left, row, '0')}, {left.row}, {place}"
     body = [f"{sums} = rank1({places})" if whole else f"{sums} = rank1_part({places}, {rows}, {count})"]
-    if leaf.way.panel is not None:
-        body.append(f"{k} += 1")
-    yield from _inner_loops(leaf, body)
+    yield from _inner_loops(leaf, [*body, f"{k} += 1"] if counted else body)
     into = f"{target.view}, {_at(target, row, column)}, {target.row}"
     yield f"{_store(leaf)}({sums}, {into}, {leaf.scale}, {rows}, {columns})"
 
@@ -318,16 +319,23 @@ def _pack_turned(leaf: _Leaf, column: str) -> Iterator[str]:
     """The panel of a transposed `right`, in squares of lanes × lanes."""
     c, right, lanes, width = leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
     (extent,) = leaf.inner
-    end, count = leaf.name("squares"), _minus(extent.stop, extent.start)
-    yield f"{end} = {_atom(extent.start)} + ({count}) // {lanes} * {lanes}"
     place = _at(right, "0", f"{column} + {c}")
-    into = f"({_minus(extent.name, extent.start)}) * {width} + {c}"
-    yield f"for {extent.name} in range({extent.start}, {end}, {lanes}):"
-    yield f"    for {c} in range(0, {width}, {lanes}):"
-    yield f"        transpose({right.view}, {place}, {right.column}, {leaf.panel}, {into}, {width}, {lanes})"
-    yield f"for {extent.name} in range({end}, {extent.stop}):"
-    yield f"    for {c} in range({width}):"
-    yield f"        {leaf.panel}[{_minus(extent.name, extent.start)}, {c}] = element({right.view}, {place})"
+    k = _minus(extent.name, extent.start)
+    into = f"{_atom(k)} * {width} + {c}"
+    known = extent.known
+    if known is None:
+        end = leaf.name("squares")
+        yield f"{end} = {_atom(extent.start)} + max({_minus(extent.stop, extent.start)}, 0) // {lanes} * {lanes}"
+    else:
+        end = str(int(extent.start) + known // lanes * lanes)
+    if known is None or known >= lanes:
+        yield f"for {extent.name} in range({extent.start}, {end}, {lanes}):"
+        yield f"    for {c} in range(0, {width}, {lanes}):"
+        yield f"        transpose({right.view}, {place}, {right.column}, {leaf.panel}, {into}, {width}, {lanes})"
+    if known is None or known % lanes:
+        yield f"for {extent.name} in range({end}, {extent.stop}):"
+        yield f"    for {c} in range({width}):"
+        yield f"        {leaf.panel}[{k}, {c}] = element({right.view}, {place})"
 
 
 def _blas(leaf: _Leaf) -> Iterator[str]:
