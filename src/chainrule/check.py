@@ -103,7 +103,7 @@ def _direction(at: Array, rng: np.random.Generator) -> Callable[[int], Array]:
 
     def draw(_: int) -> Array:
         v = rng.normal(size=at.shape)
-        return v / np.linalg.norm(v)
+        return np.asarray(v / np.linalg.norm(v))
 
     return draw
 

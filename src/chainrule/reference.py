@@ -173,7 +173,7 @@ class Box:
 
     def where(self) -> Array:
         """Which points count; the reads in a condition are made where those without reads hold."""
-        counts = np.bool_(True)
+        counts: Array = np.ones((), np.bool_)
         for c in sorted(self.f.where, key=lambda c: any(map(is_slot, c.free_symbols))):
             for s in sorted(filter(is_slot, c.free_symbols), key=lambda s: s.name):
                 self.read(int(s.name[1:]), counts)
@@ -214,15 +214,16 @@ class Box:
         last = tuple(range(len(self.f.axes), len(self.shape)))
         match self.f.reduce:
             case Reduce.SUM:
-                return np.sum(np.where(counts, body, 0), axis=last)
+                found = np.sum(np.where(counts, body, 0), axis=last)
             case Reduce.PROD:
-                return np.prod(np.where(counts, body, 1), axis=last)
+                found = np.prod(np.where(counts, body, 1), axis=last)
             case Reduce.MAX:
-                return np.max(np.where(counts, body, least(body)), axis=last, initial=least(body))
+                found = np.max(np.where(counts, body, least(body)), axis=last, initial=least(body))
             case Reduce.MIN:
-                return -np.max(np.where(counts, -body, least(body)), axis=last, initial=least(body))
+                found = -np.max(np.where(counts, -body, least(body)), axis=last, initial=least(body))
             case Reduce.ARGMAX:
-                return self.first_greatest(body, counts)
+                found = self.first_greatest(body, counts)
+        return np.asarray(found)
 
     def first_greatest(self, body: Array, counts: Array) -> Array:
         """The first place, flattened, of a NaN, else of the greatest; of nothing: the number of places."""

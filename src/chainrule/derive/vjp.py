@@ -43,11 +43,10 @@ def vjp(f: Formula, k: int, x: tuple[Index, ...], x_bar: str, y_bar: str, others
 
 def _weights(f: Formula, others: str) -> tuple[tuple[sp.Expr, ...], tuple[Access, ...]]:
     """What each term of a sum is multiplied by when it changes: 1; of a product: the other terms."""
-    match f.reduce:
-        case Reduce.SUM:
-            return (), f.reads
-        case Reduce.PROD:
-            return (slot(len(f.reads)),), (*f.reads, Access(others, tuple(i.symbol for i in f.indices)))
+    if f.reduce is Reduce.SUM:
+        return (), f.reads
+    if f.reduce is Reduce.PROD:
+        return (slot(len(f.reads)),), (*f.reads, Access(others, tuple(i.symbol for i in f.indices)))
     raise ValueError(f"{f.reduce.value} has no derivative: expand it first")
 
 

@@ -16,8 +16,6 @@ from chainrule.ir.expression import is_slot, quotient, remainder
 from chainrule.ir.formula import Extent
 from chainrule.ir.graph import Dim
 
-Atom = sp.Expr
-
 
 def is_index(symbol: sp.Basic) -> bool:
     """A loop variable in canonical form: no dim of a user's starts with an underscore."""
@@ -32,13 +30,13 @@ def is_atom(e: sp.Basic) -> bool:
 class Affine:
     """``Σ coefficients[a] * a + rest``."""
 
-    coefficients: Mapping[Atom, sp.Expr]
+    coefficients: Mapping[sp.Expr, sp.Expr]
     rest: sp.Expr
 
     def expression(self) -> sp.Expr:
         return sp.Add(*(c * a for a, c in self.coefficients.items()), self.rest)
 
-    def without(self, atom: Atom) -> Affine:
+    def without(self, atom: sp.Expr) -> Affine:
         return Affine({a: c for a, c in self.coefficients.items() if a != atom}, self.rest)
 
 
@@ -52,7 +50,7 @@ def affine(e: sp.Expr) -> Affine | None:
         terms = [affine(a) for a in e.args]
         if any(t is None for t in terms):
             return None
-        found: dict[Atom, sp.Expr] = {}
+        found: dict[sp.Expr, sp.Expr] = {}
         for t in terms:
             assert t is not None
             for a, c in t.coefficients.items():
@@ -98,8 +96,8 @@ def divided(e: sp.Expr, by: sp.Expr) -> sp.Expr | None:
 class Facts:
     """What is known: the extents of index symbols, bounds of integer slots, the dims and their definitions."""
 
-    extents: Mapping[Atom, Extent]
-    bounds: Mapping[Atom, Extent] = field(default_factory=dict)
+    extents: Mapping[sp.Expr, Extent]
+    bounds: Mapping[sp.Expr, Extent] = field(default_factory=dict)
     dims: tuple[Dim, ...] = ()
 
     def is_nonnegative(self, e: sp.Expr) -> bool:
@@ -142,7 +140,7 @@ class Facts:
             return 1 if c > 0 else -1
         return 1 if self._holds(sp.expand(c)) else -1 if self._holds(sp.expand(-c)) else 0
 
-    def least(self, atom: Atom) -> sp.Expr | None:
+    def least(self, atom: sp.Expr) -> sp.Expr | None:
         if atom in self.extents or atom in self.bounds or isinstance(atom, remainder):
             return sp.S.Zero
         if isinstance(atom, quotient):
@@ -153,7 +151,7 @@ class Facts:
                 return sp.Integer(int(low) // int(atom.args[1]))
         return None
 
-    def greatest(self, atom: Atom) -> sp.Expr | None:
+    def greatest(self, atom: sp.Expr) -> sp.Expr | None:
         if atom in self.extents:
             return self.extents[atom] - 1
         if atom in self.bounds:
@@ -253,7 +251,8 @@ def is_true(c: sp.Basic, facts: Facts) -> bool:
             return facts.is_nonnegative(sp.expand(c.rhs - c.lhs - 1))
         case sp.Eq():
             return bool(sp.expand(c.lhs - c.rhs) == 0)
-    return c is sp.true
+        case _:
+            return c is sp.true
 
 
 def weight(extents: Iterable[Extent]) -> float:

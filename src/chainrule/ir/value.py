@@ -57,7 +57,8 @@ def value(e: sp.Basic, values: Mapping[sp.Basic, Array], dtype: type[np.floating
                 return np.logical_not(visit(e.args[0]))
             case sp.Function() if type(e) in FUNCTIONS:
                 return FUNCTIONS[type(e)](*(_number(visit(a), type(e), dtype) for a in e.args))
-        return _constant(e, dtype)
+            case _:
+                return _constant(e, dtype)
 
     with np.errstate(all="ignore"):
         return visit(e)
@@ -93,7 +94,8 @@ def _constant(e: sp.Basic, dtype: Any) -> Array:
             return dtype(math.pi)
         case sp.core.numbers.Exp1():
             return dtype(math.e)
-    raise TypeError(f"{type(e).__name__} has no place in a formula: {e}")
+        case _:
+            raise TypeError(f"{type(e).__name__} has no place in a formula: {e}")
 
 
 def _each(f: Callable[..., Any]) -> Callable[..., Array]:

@@ -191,10 +191,9 @@ class _System:
         c = min(inside.values(), key=lambda c: (len(c.free_symbols), abs(int(c)) if c.is_Integer else 0))
         if (c.is_Integer and c <= 1) or not self.facts.is_below(r.symbol, c):
             return None
-        parts = {a: divided(x, c) for a, x in inside.items()}
-        if any(x is None for x in parts.values()):
-            return None
-        return c, sp.Add(*(x * a for a, x in parts.items())), sp.expand(-outside)
+        parts = [(a, divided(x, c)) for a, x in inside.items()]
+        whole = [x * a for a, x in parts if x is not None]
+        return (c, sp.Add(*whole), sp.expand(-outside)) if len(whole) == len(parts) else None
 
     def _join_radix(self) -> bool:
         """e // c == p and e % c == q say e == p·c + q, with 0 <= q < c."""

@@ -210,6 +210,11 @@ class _Pairs:
                 c, a, b = e.args
                 after, degrees = self._equal(Select(c, a, b), (a, b))
                 return Select(self._condition(c), *after.args[1:]) if isinstance(after, Select) else after, degrees
+            case _:
+                return self._untouched(e)
+
+    def _untouched(self, e: sp.Expr) -> tuple[sp.Expr, Degrees]:
+        """A function of what has no exp(m) as a factor."""
         parts = [self.of(a) for a in e.args]
         if any(d for _, d in parts):
             raise Kept
