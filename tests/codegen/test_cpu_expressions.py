@@ -140,9 +140,11 @@ def test_integers_stay_integers(body):
 SMOOTH = [f for name, f in FUNCTIONS.items() if name not in ("polygamma", "atan2", "sqrt")]
 TABLE = (
     *(f(sp.Rational(1, 2) + X**2 / 9) for f in SMOOTH if f is not sp.acosh),
-    sp.acosh(1 + X**2), sp.atan2(X, Y), X**5, X**-2, sp.sqrt(X**2 + 1) ** 3, (1 + X**2) ** (Y + 1), sp.Rational(9, 10) ** K,
+    sp.acosh(1 + X**2), sp.atan2(X, Y), X**5, X**-2, sp.sqrt(X**2 + 1) ** 3, (1 + X**2) ** (Y + 1),
+    sp.Rational(9, 10) ** K,
     Select(X <= 0, 0, X), Select(sp.And(X > 0, Y > 0), X / Y, Y), Select(sp.Ne(B, 0), X, Y), X / N, n * X, X * K / 7,
-    Select(n < K, X, -sp.oo), X - X * (1 - X) * (1 - X) + (1 - X) ** 2, remainder(n, 3) * X, sp.exp(X) / (1 + sp.exp(X)),
+    Select(n < K, X, -sp.oo), X - X * (1 - X) * (1 - X) + (1 - X) ** 2, remainder(n, 3) * X,
+    sp.exp(X) / (1 + sp.exp(X)),
     X * Select(sp.Not(X < Y), 1, 0), sp.Add(*(X**k for k in range(1, 20))), quotient(n, 2) + B, sign(X), round(X * 4),
 )  # fmt: skip
 

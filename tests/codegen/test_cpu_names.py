@@ -23,8 +23,10 @@ from chainrule.schedule import schedule
 from tests.codegen.graphs import GRAPHS
 
 HOSTILE = [
-    '"""\nimport os\n"""', "a\rimport os", "x\\", "\\\n", "\x00", "'", '"', "#", "def", "lambda", "None", "λ", "__import__",
-    "exec", "float32", "lo", "hi", "range", "match", "print", "\u2028import os", "\x0cimport os", "é", "Ａ", "", " ", "1", "_",
+    '"""\nimport os\n"""', "a\rimport os", "x\\", "\\\n", "\x00", "'", '"', "#", "def", "lambda", "None", "λ",
+    "__import__",
+    "exec", "float32", "lo", "hi", "range", "match", "print", "\u2028import os", "\x0cimport os", "é", "Ａ", "", " ",
+    "1", "_",
     "a" * 500, "a; import os", "h.linear.W", "{}", "%s", "\N{RIGHT-TO-LEFT OVERRIDE}", "\ud800", "h\u0131",
 ]  # fmt: skip
 TEXTS = st.one_of(st.sampled_from(HOSTILE), st.text(max_size=30))
@@ -94,10 +96,14 @@ def renamed(program: Program, texts: list[str]) -> Program:
 
 ALLOWED = {
     ast.Module, ast.ImportFrom, ast.alias, ast.FunctionDef, ast.arguments, ast.arg, ast.Expr, ast.Constant, ast.For,
-    ast.If, ast.While, ast.Pass, ast.Assign, ast.AugAssign, ast.Call, ast.Name, ast.Load, ast.Store, ast.Subscript, ast.Tuple,
+    ast.If, ast.While, ast.Pass, ast.Assign, ast.AugAssign, ast.Call, ast.Name, ast.Load, ast.Store, ast.Subscript,
+    ast.Tuple,
     ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod,
     ast.BitAnd, ast.BitOr, ast.USub, ast.Not, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq,
 }  # fmt: skip
+
+
+BUILTINS = {"range", "min", "max"}
 
 
 def assert_harmless(text: str, entry: str) -> None:
@@ -115,10 +121,10 @@ def assert_harmless(text: str, entry: str) -> None:
     assert not bound & set(NAMES)
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
-            assert node.id in bound or node.id in NAMES or node.id == "range"
+            assert node.id in bound or node.id in NAMES or node.id in BUILTINS
         if isinstance(node, ast.Call):
             assert isinstance(node.func, ast.Name)
-            assert node.func.id in NAMES or node.func.id == "range"
+            assert node.func.id in NAMES or node.func.id in BUILTINS
     strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
     assert strings == [function.body[0].value]
     lines = text.split("\n")
