@@ -97,9 +97,7 @@ class Ground:
 
     def strides(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
         """Whether a loop over `index` around those over the rest of `free` walks memory in strides."""
-        if len(free) == 1 or self.sizes.points(i.extent for i in free) < NEAR:
-            return False
-        return last_in(task, index) > max(last_in(task, i) for i in free if i is not index)
+        return self.sizes.points(i.extent for i in free) >= NEAR and is_strided(task, index, free)
 
     def blocked(self, task: int, index: Index) -> bool:
         return task in self.block and bool(self.block[task] == index.symbol)
@@ -196,8 +194,7 @@ def gain(task: int, index: Index, following: Sequence[Item], ground: Ground) -> 
     members = joinable(task, index, following, ground)
     points = sum(ground.sizes.points(i.extent for i in tasks[t].axes) for t in members)
     own = tasks[task]
-    strided = last_in(own, index) > min((last_in(own, i) for i in own.axes), default=0)
-    return points * (STRIDED if strided else 1.0)
+    return points * (STRIDED if is_strided(own, index, own.axes) else 1.0)
 
 
 def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground) -> Iterable[int]:
@@ -215,7 +212,16 @@ def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground)
     return group.opened
 
 
-def last_in(task: Task, index: Index) -> int:
-    """In how many accesses the index moves along memory: such a loop belongs inside."""
-    last = [read.indices[-1] for read in task.reads if read.indices] + [*task.target[-1:]]
-    return sum(index.symbol in place.free_symbols for place in last)
+def is_strided(task: Task, outer: Index, free: Sequence[Index]) -> bool:
+    """Whether loops over the rest of `free` inside one over `outer` walk memory worse than one over `outer` inside."""
+    rest = [jumps(task, i) for i in free if i.symbol != outer.symbol]
+    return bool(rest) and min(rest) > jumps(task, outer)
+
+
+def jumps(task: Task, inner: Index) -> int:
+    """How many accesses an innermost loop over `inner` moves by more than one element a step."""
+    places = [read.indices for read in task.reads] + [task.target]
+    return sum(
+        any(inner.symbol in e.free_symbols for e in indices) and inner.symbol not in indices[-1].free_symbols
+        for indices in places
+    )
