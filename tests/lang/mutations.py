@@ -82,11 +82,12 @@ model s:
 }
 
 TOKEN = re.compile(r"\n[ ]*|[A-Za-z_][\w.]*|\d+\.?\d*(?:e-?\d+)?|<-|//|==|<=|>=|!=|.", re.DOTALL)
-STRANGERS = (
-    "sum [ ] ( ) * / // % ^ - < if then else where ; 0 1 3 64 1e-5 inf nan true training size mean argmax x y i n batch "
-    "~ <- = == : index float int max exp log sqrt _ repeat stop output param let dim norm gradient linear relu softmax "
-    "gradients lgamma polygamma 1e400 99999999999999999999 not and or any \x00 \r \t é λ \u2028 \x1b @ $ ! \\ ' \" # ."
-).split(" ") + ["\n    ", "\n        ", "\n"]
+_STRANGE_WORDS = """
+    sum [ ] ( ) * / // % ^ - < if then else where ; 0 1 3 64 1e-5 inf nan true training size mean argmax x y i n batch
+    ~ <- = == : index float int max exp log sqrt _ repeat stop output param let dim norm gradient linear relu softmax
+    gradients lgamma polygamma 1e400 99999999999999999999 not and or any é λ @ $ ! ' # .
+"""
+STRANGERS = [*_STRANGE_WORDS.split(), *'\x00\r\t\u2028\x1b\\"', "\n    ", "\n        ", "\n"]
 
 
 def mutated(seed: int) -> str:

@@ -95,7 +95,7 @@ def test_conv2d_is_a_correlation_with_padding_and_stride():
     for i in range(3):
         for j in range(3):
             window = padded[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
-            expected = np.einsum("ncrs,ocrs->no", window, k) + [1, 2, 3]
+            expected = np.einsum("ncrs,ocrs->no", window, k) + np.array([1, 2, 3])
             assert np.allclose(found[:, :, i, j], expected)
 
 
@@ -113,7 +113,8 @@ def test_batch_norm_normalizes_by_the_batch_and_keeps_running_figures():
 
 
 def test_attention_is_softmax_of_scaled_products_and_causal():
-    text = "model m:\n    dim b, t\n    input q[b, t, 3]\n    input k[b, t, 3]\n    input v[b, t, 3]\n    y = attention(q, k, v)\n"
+    inputs = "".join(f"    input {name}[b, t, 3]\n" for name in "qkv")
+    text = f"model m:\n    dim b, t\n{inputs}    y = attention(q, k, v)\n"
     draw = np.random.default_rng(2)
     q, k, v = draw.normal(size=(2, 4, 3)), draw.normal(size=(2, 4, 3)), draw.normal(size=(2, 4, 3))
     score = np.einsum("btd,bsd->bts", q, k) / np.sqrt(3)

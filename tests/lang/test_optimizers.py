@@ -9,7 +9,15 @@ from chainrule.lang import apply_optimizer, optimizer_names
 from chainrule.reference import evaluate, updated
 from tests.lang.texts import graph
 
-TEXT = "model m:\n    dim n\n    param W[3] ~ zeros\n    param b ~ zeros\n    input g[3]\n    input h\n    loss = sum(W) + b\n"
+TEXT = """
+model m:
+    dim n
+    param W[3] ~ zeros
+    param b ~ zeros
+    input g[3]
+    input h
+    loss = sum(W) + b
+"""
 GRADIENTS = {"W": "g", "b": "h"}
 W, B = np.array([1.0, -2.0, 0.5]), np.array(0.3)
 STEPS = [(np.array([3.0, 0.0, -4.0]), np.array(1.0)), (np.array([0.5, 1.0, 2.0]), np.array(-2.0))]

@@ -51,7 +51,9 @@ def test_every_kind_of_thing_prints():
     label = Tensor("label", (N,), DType.INT, sp.Integer(4))
     flag = Tensor("flag", (N,), DType.BOOL)
     rows = sp.Symbol("a.rows", integer=True, nonnegative=True)
-    y = Formula("y", (Index(I, rows, "i"),), (), slot(0) + 1, (Access("x", (I + 1, sp.Integer(0)), sp.S.Zero),), stop=True)
+    y = Formula(
+        "y", (Index(I, rows, "i"),), (), slot(0) + 1, (Access("x", (I + 1, sp.Integer(0)), sp.S.Zero),), stop=True
+    )
     loss = Formula("total", (), (Index(I, N, "i"),), slot(0), (Access("u", (I,)),))
     mixed = Formula(
         "z", (Index(I, N, "i"),), (), slot(0) * slot(1, DType.INT.sort) + slot(2, DType.INT.sort),
@@ -60,12 +62,23 @@ def test_every_kind_of_thing_prints():
     )  # fmt: skip
     made = Graph(
         "a_b",
-        dims=(Dim("n", 2, 9), Dim("m", 0, 5), Dim("k", 3), Dim("a.rows", definition=quotient(N - 1, sp.Integer(2)) + 1)),
+        dims=(
+            Dim("n", 2, 9),
+            Dim("m", 0, 5),
+            Dim("k", 3),
+            Dim("a.rows", definition=quotient(N - 1, sp.Integer(2)) + 1),
+        ),
         inputs=(x, label, flag),
         params=(Param(w, Init("orthogonal", (1.0, 2.0), 4)), Param(Tensor("b", ()), Init("normal", (0.1, 1e-30)))),
         states=(State(Tensor("a.0.m", (sp.Integer(4),)), -0.1), State(Tensor("s", ()), float("inf"))),
         scalars=(Scalar("step", 1.0), Scalar("rate", 1e-5)),
-        nodes=(Primitive("uniform", "u", (N,), key="v.u"), y, loss, mixed, Primitive("gradient", "g", (), ("total", "b"))),
+        nodes=(
+            Primitive("uniform", "u", (N,), key="v.u"),
+            y,
+            loss,
+            mixed,
+            Primitive("gradient", "g", (), ("total", "b")),
+        ),
         updates=(Update("s", "total"),),
         outputs=("total", "x"),
     )

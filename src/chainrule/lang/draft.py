@@ -238,4 +238,3 @@ def renamed(node: Node, names: Mapping[str, str]) -> Node:
     made.__dict__.update(node.__dict__)
     made.__dict__.update(out=names.get(node.out, node.out), reads=reads)
     return made
-

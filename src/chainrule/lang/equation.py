@@ -12,9 +12,10 @@ from chainrule.ir.formula import Access, DType, Extent, Origin, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.lang import static
 from chainrule.lang import syntax as s
+from chainrule.lang.body import Body, facts_at
 from chainrule.lang.bounds import dim_facts
 from chainrule.lang.draft import Caller, Scope
-from chainrule.lang.expressions import SIMPLE, Body, Expressions
+from chainrule.lang.expressions import SIMPLE, Expressions
 from chainrule.lang.ranges import Frame, Ranges, Var, below
 from chainrule.lang.values import Value
 
@@ -94,9 +95,7 @@ class Equation:
         name = out if isinstance(out, str) else self.scope.draft.unique(out(), ".")
         return self.expressions.formula(name, axes, body, number, dtype, over, reduce, bound)
 
-    def _reduced(
-        self, value: s.Expression
-    ) -> tuple[Frame, tuple[Var, ...], s.Expression, s.Expression | None, str]:
+    def _reduced(self, value: s.Expression) -> tuple[Frame, tuple[Var, ...], s.Expression, s.Expression | None, str]:
         """The frame, indices, body, condition and word of a reduction at the root; a map has no word."""
         if isinstance(value, s.Reduction) and (value.kind in SIMPLE or value.kind == "argmin"):
             frame = self.ranges.frames[id(value)]
@@ -147,7 +146,7 @@ class Equation:
             return dim_facts(self.scope.draft.dims).proves(declared - bound)
         if reduce is not Reduce.SUM or body.frame is not self.root:
             return False
-        facts = self.expressions.facts(body, frame)
+        facts = facts_at(self.scope, body, frame)
         return facts.proves(number) and facts.proves(declared - 1 - number)
 
 
@@ -204,4 +203,3 @@ def copy(scope: Scope, source: Tensor, out: str, span: Span) -> Tensor:
 
 def _no_calls(scope: Scope, e: s.Call, statement: str, path: str | None) -> Tensor:
     raise AssertionError(e)
-

@@ -12,34 +12,17 @@ from dataclasses import dataclass
 import sympy as sp
 
 from chainrule.errors import SourceError, Span, nearest
-from chainrule.ir.expression import TRAINING, Select, floor, is_slot, quotient, remainder, slot, slot_number
+from chainrule.ir.expression import TRAINING, Select, floor, quotient, remainder, slot
 from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.lang import static
 from chainrule.lang import syntax as s
-from chainrule.lang.bounds import Facts, dim_facts
-from chainrule.lang.draft import Scope, described
-from chainrule.lang.ranges import Frame, Ranges, Var, parts
+from chainrule.lang.body import Body, prove
+from chainrule.lang.draft import Scope
+from chainrule.lang.ranges import Frame, Ranges, Var
 from chainrule.lang.values import Value, builtin, closed, constant, numeric, relation, typed
 
 SIMPLE = {"sum": Reduce.SUM, "prod": Reduce.PROD, "max": Reduce.MAX, "min": Reduce.MIN, "argmax": Reduce.ARGMAX}
-
-
-class Body:
-    """The reads of one formula, as its expression is built."""
-
-    def __init__(self, frame: Frame) -> None:
-        self.frame = frame
-        self.reads: list[Access] = []
-        self.places: dict[Access, int] = {}
-        self.conditions: list[sp.Basic] = []
-        self.sources: list[tuple[s.Expression, Frame]] = []  # the conditions as they were written
-
-    def read(self, access: Access, dtype: DType) -> sp.Symbol:
-        if access not in self.places:
-            self.places[access] = len(self.reads)
-            self.reads.append(access)
-        return slot(self.places[access], dtype.sort)
 
 
 class Expressions:
@@ -77,7 +60,7 @@ class Expressions:
     def separate(self, kind: str, over: tuple[Var, ...], where: s.Expression | None, inner: s.Expression | None,
                  e: s.Expression, frame: Frame, inside: Frame, body: Body) -> Value:  # fmt: skip
         """A reduction inside an expression, as a formula of its own that `body` reads. inner None: it counts."""
-        axes = self.free(e, frame)
+        axes = self.ranges.free(e, frame)
         part = self.body_under(inside, body, axes)
         self.condition(where, inside, part)
         value = Value(sp.S.One, None, True) if inner is None else self.value(inner, inside, part)
@@ -91,7 +74,7 @@ class Expressions:
         """An empty body under those of the outer one's conditions that only concern `axes`."""
         part = Body(inside)
         for condition, frame in outer.sources:
-            if set(self.free(condition, frame)) <= set(axes):
+            if set(self.ranges.free(condition, frame)) <= set(axes):
                 self.condition(condition, frame, part)
         return part
 
@@ -119,52 +102,6 @@ class Expressions:
             return (number if kind == "argmax" else -number), DType.INT, Reduce.ARGMAX, bound
         dtype = DType.INT if value.kind is DType.BOOL else value.kind
         return number, dtype, SIMPLE[kind], None
-
-    def free(self, e: s.Expression, frame: Frame) -> tuple[Var, ...]:
-        """The indices of `frame` and of those around it that `e` mentions, in the order of their binding."""
-        found: set[Var] = set()
-        self._free(e, frame, found)
-        inside = {id(f) for f in self._around(frame)}
-        return tuple(sorted((v for v in found if v in self._visible(frame)), key=lambda v: v.order)) if inside else ()
-
-    def _around(self, frame: Frame | None) -> list[Frame]:
-        found = []
-        while frame is not None:
-            found.append(frame)
-            frame = frame.parent
-        return found
-
-    def _visible(self, frame: Frame) -> set[Var]:
-        return {v for f in self._around(frame) for v in (*f.names.values(), *(f.star or ()), *(f.whole or ()))}
-
-    def _free(self, e: s.Expression, frame: Frame, found: set[Var]) -> None:
-        match e:
-            case s.Name(path):
-                if (var := frame.find(path)) is not None:
-                    found.add(var)
-                elif (tensor := self.scope.find(path)) is not None and tensor.shape:
-                    found.update(frame.nearest_open.whole or ())
-            case s.Indexed(_, indices, _):
-                for item in indices:
-                    if isinstance(item, s.Star):
-                        found.update(frame.nearest_open.star or ())
-                    else:
-                        self._free(item, frame, found)
-            case s.Call() if id(e) in self.ranges.values:
-                if self.ranges.values[id(e)].shape:
-                    found.update(frame.nearest_open.whole or ())
-            case s.Call(function, _) if function == "size":
-                pass
-            case s.Reduction() | s.Call():
-                inner = self.ranges.frames.get(id(e), frame)
-                for part in parts(e):
-                    self._free(part, inner, found)
-            case s.Choice():
-                for part in self.ranges.branches(e, frame):
-                    self._free(part, frame, found)
-            case _:
-                for part in parts(e):
-                    self._free(part, frame, found)
 
     # ------------------------------------------------------------ values
 
@@ -244,7 +181,7 @@ class Expressions:
                 raise SourceError(e.outside.span, "the value outside is a constant", (), "write `; 0`")
         else:
             for axis, item in unproved:
-                self.prove(indices[axis], tensor, axis, item, body, frame)
+                prove(self.scope, indices[axis], tensor, axis, item, body, frame)
         return typed(body.read(Access(tensor.name, tuple(indices), outside), tensor.dtype), tensor.dtype)
 
     def index(self, item: s.Expression, frame: Frame, body: Body) -> sp.Expr:
@@ -254,52 +191,6 @@ class Expressions:
         if value.kind is None and not value.integral:
             raise SourceError(item.span, "this index need not be an integer", (), "divide with //")
         return value.number
-
-    def facts(self, body: Body, frame: Frame) -> Facts:
-        """What is known of the indices, the integers read and the conditions at this place."""
-        facts = dim_facts(self.scope.draft.dims)
-        for around in reversed(self._around(frame)):
-            for var in (*around.names.values(), *(around.star or ()), *(around.whole or ())):
-                facts.between(var.symbol, 0, var.index.extent - 1)
-        for number, read in enumerate(body.reads):
-            source = self.scope.draft.tensors[read.tensor]
-            if source.dtype is DType.INT and source.bound is not None and read.outside is None:
-                facts.between(slot(number, DType.INT.sort), 0, source.bound - 1)
-            elif source.dtype is DType.BOOL and read.outside is None:
-                facts.between(slot(number, DType.INT.sort), 0, 1)
-        for condition in body.conditions:
-            facts.assume(condition)
-        return facts
-
-    def prove(self, index: sp.Expr, tensor: Tensor, axis: int, item: s.Expression, body: Body, frame: Frame) -> None:
-        """Show 0 <= index < extent, or say what is missing."""
-        extent = tensor.shape[axis]
-        facts = self.facts(body, frame)
-        low, high = facts.proves(index), facts.proves(extent - 1 - index)
-        if low and high:
-            return
-        shown = self.shown(index, body)
-        missing = "be negative" if not low else f"reach {extent}"
-        ranges = [f"{v.name} < {v.extent}" for v in sorted(self._visible(frame), key=lambda v: v.order)]
-        reads = [
-            f"{described(self.scope.draft.tensors[r.tensor])}, its values have no known range"
-            for k, r in enumerate(body.reads)
-            if slot(k, DType.INT.sort) in index.free_symbols and self.scope.draft.tensors[r.tensor].bound is None
-        ]
-        known = (described(tensor), *((f"known: {', '.join(ranges)}",) if ranges else ()), *reads)
-        name = tensor.name if len(tensor.name) < 40 else "the tensor"
-        way_out = f"read 0 outside with {name}[…; 0], restrict the index with `where`, or clip it"
-        if reads:
-            way_out = "declare the values' range with `: index n`, clip them, or read 0 outside with `; 0`"
-        problem = f"axis {axis + 1} of {tensor.name} is read at {shown}, which could {missing}"
-        raise SourceError(item.span, problem, known, way_out)
-
-    def shown(self, index: sp.Expr, body: Body) -> str:
-        names = {v.symbol: sp.Symbol(v.name) for f in self._around(body.frame) for v in self._visible(f)}
-        for symbol in index.free_symbols:
-            if is_slot(symbol):
-                names[symbol] = sp.Symbol(f"{body.reads[slot_number(symbol)].tensor}[…]")
-        return str(index.xreplace(names))
 
     def product(self, factors: tuple[tuple[str, s.Expression], ...], span: Span, frame: Frame, body: Body) -> Value:
         values = [(sign, self.value(f, frame, body), f) for sign, f in factors]
@@ -435,13 +326,13 @@ class Expressions:
 
     def elementwise(self, e: s.Call, frame: Frame, body: Body) -> Value:
         """A function without axes in an indexed expression: its arguments and it are formulas of their own."""
-        axes = self.free(e, frame)
+        axes = self.ranges.free(e, frame)
         path = self.scope.path_later(self.statement, e.function)
         definition = self.scope.definitions[e.function]
         assert isinstance(definition, s.Definition)
         arguments: list[s.Argument] = []
         for argument, name in zip(e.arguments, argument_names(definition, e), strict=True):
-            if static.is_static(argument.value, self.scope) and not self.free(argument.value, frame):
+            if static.is_static(argument.value, self.scope) and not self.ranges.free(argument.value, frame):
                 arguments.append(argument)
                 continue
             part = self.body_under(frame, body, axes)

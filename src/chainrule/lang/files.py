@@ -12,9 +12,7 @@ from chainrule.lang.parser import parse
 from chainrule.source import Source
 
 
-def load_graph(
-    source: str | Path, name: str | None = None, arguments: Mapping[str, Argument] | None = None
-) -> Graph:
+def load_graph(source: str | Path, name: str | None = None, arguments: Mapping[str, Argument] | None = None) -> Graph:
     """The graph of the model in a file, ``graphs/mlp.graph`` or ``file.graph:name``, or in a text of several lines."""
     if isinstance(source, str) and "\n" in source:
         return elaborate(parse(source, "<text>"), model=name, arguments=arguments)

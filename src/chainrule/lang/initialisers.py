@@ -93,4 +93,3 @@ def reduced_axes(name: str, reader: Formula | None) -> list[int]:
     over = {index.symbol for index in reader.over}
     read = next(r for r in reader.reads if r.tensor == name)
     return [k for k, index in enumerate(read.indices) if index.free_symbols & over]
-

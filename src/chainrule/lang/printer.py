@@ -93,6 +93,3 @@ def _node(node: Node) -> str:
     left = f"{node.out}[{axes}]" if node.shape else node.out
     key = "" if node.key == node.out else f"(key = {node.key})"
     return f"random {left} ~ {node.kind}{key}"
-
-
-

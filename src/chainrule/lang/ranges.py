@@ -61,6 +61,17 @@ class Frame:
         return None
 
     @property
+    def around(self) -> list[Frame]:
+        """This frame and those around it, from the outermost."""
+        return [*(self.parent.around if self.parent is not None else ()), self]
+
+    @property
+    def visible(self) -> list[Var]:
+        """The indices of all of them, as they were bound."""
+        found = [v for f in self.around for v in (*f.names.values(), *(f.star or ()), *(f.whole or ()))]
+        return sorted(found, key=lambda var: var.order)
+
+    @property
     def nearest_open(self) -> Frame:
         frame = self
         while not frame.open:
@@ -218,9 +229,7 @@ class Ranges:
             raise self.scope.unknown(e.base.path, e.base.span)
         return tensor
 
-    def positions(
-        self, e: s.Indexed, tensor: Tensor, frame: Frame
-    ) -> list[tuple[s.Expression | Var, int]]:
+    def positions(self, e: s.Indexed, tensor: Tensor, frame: Frame) -> list[tuple[s.Expression | Var, int]]:
         """Each index of an access with its axis; the star is spread out into its indices."""
         stars = [item for item in e.indices if isinstance(item, s.Star)]
         if len(stars) > 1:
@@ -309,6 +318,42 @@ class Ranges:
         if e.where is not None:
             self.walk(e.where, inner)
         self.walk(e.body, inner)
+
+    def free(self, e: s.Expression, frame: Frame) -> tuple[Var, ...]:
+        """The indices of `frame` and of those around it that `e` mentions, in the order of their binding."""
+        found: set[Var] = set()
+        self._free(e, frame, found)
+        visible = set(frame.visible)
+        return tuple(sorted((var for var in found if var in visible), key=lambda var: var.order))
+
+    def _free(self, e: s.Expression, frame: Frame, found: set[Var]) -> None:
+        match e:
+            case s.Name(path):
+                if (var := frame.find(path)) is not None:
+                    found.add(var)
+                elif (tensor := self.scope.find(path)) is not None and tensor.shape:
+                    found.update(frame.nearest_open.whole or ())
+            case s.Indexed(_, indices, _):
+                for item in indices:
+                    if isinstance(item, s.Star):
+                        found.update(frame.nearest_open.star or ())
+                    else:
+                        self._free(item, frame, found)
+            case s.Call() if id(e) in self.values:
+                if self.values[id(e)].shape:
+                    found.update(frame.nearest_open.whole or ())
+            case s.Call(function, _) if function == "size":
+                pass
+            case s.Reduction() | s.Call():
+                inner = self.frames.get(id(e), frame)
+                for part in parts(e):
+                    self._free(part, inner, found)
+            case s.Choice():
+                for part in self.branches(e, frame):
+                    self._free(part, frame, found)
+            case _:
+                for part in parts(e):
+                    self._free(part, frame, found)
 
     # ------------------------------------------------------------ ranges
 

@@ -36,7 +36,7 @@ def cleaned(text: str, file: str) -> str:
     printed = text.startswith(PRINTED)
     if len(text) > (PRINTED_BYTES if printed else BYTES):
         span = Span(file, 1)
-        raise SourceError(span, f"the file has more than {BYTES:,} characters", (), "split it: use \"part.graph\"")
+        raise SourceError(span, f"the file has more than {BYTES:,} characters", (), 'split it: use "part.graph"')
     if found := _CONTROL.search(text):
         code = ord(found.group())
         name = {0: "a NUL", 13: "a carriage return"}.get(code, f"the control character U+{code:04X}")

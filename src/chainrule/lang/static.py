@@ -138,9 +138,7 @@ def _name(path: str, span: Span, scope: Scope) -> Static:
     if path in scope.tensors or path in scope.scalars:
         problem = f"'{path}' is a tensor, and a size or number must be known before run time"
         raise SourceError(span, problem, (), WAY_OUT)
-    raise SourceError(
-        span, f"unknown size '{path}'", (), nearest(path, {*scope.numbers, *scope.axes, *scope.tensors})
-    )
+    raise SourceError(span, f"unknown size '{path}'", (), nearest(path, {*scope.numbers, *scope.axes, *scope.tensors}))
 
 
 def _product(factors: list[tuple[str, sp.Expr]], span: Span) -> sp.Expr:
