@@ -1,7 +1,7 @@
 """What a task costs: a polynomial in the dims for the run side, a number at typical sizes for the scheduler's choices.
 
-Two constants of one core stand for the machine: the time of an operation and of a byte that comes from the cache.
-They need not be exact, for they only decide whether work is worth a block, a kernel or a thread.
+Three constants of one core stand for the machine. They need not be exact, for they only decide whether work is worth
+a block, a kernel or a thread.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ from chainrule.schedule.task import Task
 TYPICAL = 32
 """The size that an unbound dim is scheduled for, unless the call says one."""
 
-PRODUCT_NS = 1 / 64
+PRODUCT_NS = sp.Rational(1, 64)
 """Nanoseconds of one multiply-add in a register tile: 128 GFLOP/s, half of what AVX-512 reaches."""
 
-PLAIN_NS = 1 / 8
+PLAIN_NS = sp.Rational(1, 8)
 """Nanoseconds of one operation in a vectorised loop, loads and stores included."""
 
-FUNCTION_NS = 1 / 2
+FUNCTION_NS = sp.Rational(1, 2)
 """Nanoseconds of an exp, a logarithm or a division."""
-
-BYTE_NS = 1 / 32
-"""Nanoseconds of a byte between the second-level cache and the core."""
 
 
 class Sizes:
@@ -72,11 +69,11 @@ def _dim(name: str) -> sp.Symbol:
 def _each(body: sp.Expr) -> sp.Rational:
     """Nanoseconds of one evaluation outside a product, as an exact number."""
     costly = sum(1 for e in sp.preorder_traversal(body) if isinstance(e, sp.Pow | sp.Function))
-    return sp.Rational(operations(body) + 1) * sp.Rational(1, 8) + costly * sp.Rational(1, 2)
+    return (operations(body) + 1) * PLAIN_NS + costly * FUNCTION_NS
 
 
 def each_ns(task: Task, *, product: bool) -> sp.Rational:
-    return sp.Rational(1, 64) if product else _each(task.body) + (sp.Rational(1, 8) if task.over else 0)
+    return PRODUCT_NS if product else _each(task.body) + (PLAIN_NS if task.over else 0)
 
 
 def cost_at(task: Task, sizes: Sizes, *, product: bool) -> float:
