@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _offered, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "api.tensor": ["Dim", "Tensor", "dim", "formula", "function", "input", "param"],
+        "api.tensor": ["Dim", "Tensor", "dim", "formula", "function", "gradient", "input", "param"],
         "api.model": ["Model", "Step", "grad", "load", "value_and_grad"],
         "errors": ["ChainruleError", "ChainruleWarning", "SourceError", "Span"],
     },

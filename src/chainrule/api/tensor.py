@@ -97,14 +97,51 @@ class Tensor:
     def __pow__(self, other: Operand) -> Tensor:
         return _operate(" ^ ", self, other)
 
+    def __rpow__(self, other: Operand) -> Tensor:
+        return _operate(" ^ ", other, self)
+
+    def __floordiv__(self, other: Operand) -> Tensor:
+        return _operate(" // ", self, other)
+
+    def __mod__(self, other: Operand) -> Tensor:
+        return _operate(" % ", self, other)
+
     def __neg__(self) -> Tensor:
         return _operate("-", self)
+
+    def __abs__(self) -> Tensor:
+        return call("abs", self)
 
     def __lt__(self, other: Operand) -> Tensor:
         return _operate(" < ", self, other)
 
+    def __le__(self, other: Operand) -> Tensor:
+        return _operate(" <= ", self, other)
+
     def __gt__(self, other: Operand) -> Tensor:
         return _operate(" > ", self, other)
+
+    def __ge__(self, other: Operand) -> Tensor:
+        return _operate(" >= ", self, other)
+
+    def __eq__(self, other: Operand) -> Tensor:  # type: ignore[override]  # element by element, as arrays compare
+        return _operate(" == ", self, other)
+
+    def __ne__(self, other: Operand) -> Tensor:  # type: ignore[override]
+        return _operate(" != ", self, other)
+
+    __hash__ = object.__hash__
+
+    def __matmul__(self, other: object) -> Tensor:
+        raise ChainruleError(
+            "@ does not say which axes meet\n  Way out: cr.formula(\"y[n, o] = sum[i] x[n, i] * W[i, o]\", x=x, W=W)"
+        )
+
+    def __getitem__(self, index: object) -> Tensor:
+        raise ChainruleError(
+            f"{self.stem} is symbolic, and has no elements yet"
+            f"\n  Way out: read it in a formula: cr.formula(\"y[n] = x[n, 0]\", x={self.stem})"
+        )
 
     def __bool__(self) -> bool:
         raise ChainruleError(
@@ -120,15 +157,20 @@ Operand = Tensor | int | float
 
 
 def caller() -> Span:
-    """The place of the first frame outside this package."""
+    """The place of the first frame outside this package: the expression that it evaluates just now."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
     if frame is None:
         return Span("<python>", 1)
-    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).rstrip("\n")
-    column = len(text) - len(text.lstrip()) + 1
-    return Span(frame.f_code.co_filename, frame.f_lineno, column, max(len(text.strip()), 1), text)
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    text = linecache.getline(file, line).rstrip("\n")
+    first, last, start, end = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None))
+    if first != line or start is None or end is None or not text:  # python -X no_debug_ranges
+        return Span(file, line, len(text) - len(text.lstrip()) + 1, max(len(text.strip()), 1), text)
+    data = text.encode()  # positions count bytes
+    stop = end if last == line else len(data)
+    return Span(file, line, len(data[:start].decode()) + 1, max(len(data[start:stop].decode()), 1), text)
 
 
 def dim(name: str, minimum: int = 0, maximum: int | None = None) -> Dim:
@@ -179,7 +221,27 @@ def call(function: str, *arguments: Operand | Dim, name: str | None = None, **op
         given += [", " if k else "", argument if isinstance(argument, Tensor) else _literal(argument)]
     for key, value in options.items():
         given.append(f"{', ' if len(given) > 2 else ''}{_checked(key)} = {_literal(value)}")
-    return Tensor(_checked(name or function), (*given, ")"), caller(), _dims(arguments))
+    dims = _dims((*arguments, *options.values()))
+    return Tensor(_checked(name or _stem(function, arguments)), (*given, ")"), caller(), dims)
+
+
+def _stem(function: str, arguments: Sequence[object]) -> str:
+    """What the result is called unless it is given a name; that of a reduction is a word of the language."""
+    if function not in REDUCTIONS:
+        return function
+    of = next((argument.stem for argument in arguments if isinstance(argument, Tensor)), "all")
+    return f"{of}_{function}"
+
+
+def gradient(of: Tensor, wrt: Tensor, *, name: str | None = None) -> Tensor:
+    """The gradient of the number `of` with respect to `wrt`, a tensor of the model like any other.
+
+    It has the shape of `wrt`, may be used in formulas, and has gradients itself: a penalty on a gradient is trained
+    as it is written. `wrt`: an input, a param, or a tensor that `of` was computed from.
+
+    >>> penalty = cr.sum(cr.gradient(loss, x) ** 2)
+    """
+    return call("gradient", of, wrt, name=name or f"{of.stem}_by_{wrt.stem}")
 
 
 def _operate(sign: str, *operands: Operand) -> Tensor:
@@ -227,16 +289,23 @@ def library_names() -> frozenset[str]:
     )
 
 
-REDUCTIONS = ("sum", "prod", "max", "min", "mean", "any", "all")
-"""Reductions over all axes, as functions: ``mean(x)``."""
+REDUCTIONS = ("sum", "prod", "max", "min", "mean", "any", "all", "argmax", "argmin")
+"""Reductions over all axes, as functions: ``mean(x)``; ``max(x, y)`` compares element by element."""
+
+BUILTINS = (
+    "exp", "log", "expm1", "log1p", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh",
+    "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "digamma", "polygamma", "atan2", "floor", "ceil", "round",
+    "sign", "abs", "clip", "float", "int",
+)  # fmt: skip
+"""The functions of one element that the language itself has; the compiler, which has them too, is not imported."""
 
 
 def function(name: str) -> Callable[..., Tensor]:
-    """The library's layer or function `name`, or a reduction over all axes, as a Python function that records its call.
+    """A function of the language or a layer of its library as a Python function that records its call.
 
     Raises AttributeError if there is none.
     """
-    known = library_names().union(REDUCTIONS)
+    known = library_names().union(REDUCTIONS, BUILTINS)
     if name not in known:
         raise AttributeError(f"chainrule has no {name!r}: {nearest(name, known)}")
 
@@ -244,7 +313,8 @@ def function(name: str) -> Callable[..., Tensor]:
         return call(apply.__name__, *arguments, name=name, **options)
 
     apply.__name__ = apply.__qualname__ = name
-    apply.__doc__ = f"The library's `{name}`, recorded as a statement; `name` names the result."
+    owner = "library" if name in library_names() else "language"
+    apply.__doc__ = f"The {owner}'s `{name}`, recorded as a statement; `name` names the result."
     return apply
 
 
