@@ -40,11 +40,22 @@ def executable(source: Source, options: Options) -> Compiled:
     found = cache().find(name)
     if found is not None:
         return found
+    from chainrule.codegen import Kept
     from chainrule.compiler import compile_source
 
-    made = Compiled(*compile_source(source, options))
+    made = Compiled(*compile_source(source, options, Kept(_find_kernel, _keep_kernel)))
     cache().keep(name, made.executable, made.objects)
     return made
+
+
+def _find_kernel(symbol: str) -> bytes | None:
+    """The object of a kernel that was compiled before; its symbol is a hash of its source."""
+    found = cache().find_kernel(key([*_versions(), symbol]))
+    return found[1] if found is not None and found[0] == symbol else None
+
+
+def _keep_kernel(symbol: str, data: bytes) -> None:
+    cache().keep_kernel(key([*_versions(), symbol]), symbol, data)
 
 
 @once

@@ -157,10 +157,12 @@ def program(compiled: Compiled, options: Options) -> Program:
     return schedule(compiled.graph, training=options.training)
 
 
-def compile_source(source: Source, options: Options) -> tuple[Executable, dict[str, bytes]]:
-    """The executable of `source`, and its object files by the SHA-256 of their bytes."""
+def compile_source(
+    source: Source, options: Options, kept: codegen.Kept | None = None
+) -> tuple[Executable, dict[str, bytes]]:
+    """The executable of `source`, and its object files by the SHA-256 of their bytes; kernels that are kept serve."""
     compiled = derive(source, options)
-    executable, objects, _ = codegen.emit(program(compiled, options), element=options.dtype)
+    executable, objects, _ = codegen.emit(program(compiled, options), element=options.dtype, kept=kept)
     gradients = {} if options.mode != "gradient" else dict(compiled.gradients)
     return structs.replace(executable, gradients=gradients, summary=summary(compiled, executable)), objects
 

@@ -7,7 +7,8 @@ names share one object.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import assert_never
 
 from chainrule import executable as ex
@@ -27,7 +28,7 @@ from chainrule.codegen.kernel import (
 from chainrule.codegen.layout import executable_of
 from chainrule.codegen.names import Names, plain
 from chainrule.codegen.objects import NAMES as LIBRARY
-from chainrule.codegen.objects import Compiled, Job, compile_objects, symbol_of
+from chainrule.codegen.objects import Compiled, Job, compile_objects, symbol_of, undefined_symbols
 from chainrule.codegen.statement import write_statement
 from chainrule.codegen.target import Target, host
 from chainrule.errors import ChainruleError
@@ -35,8 +36,16 @@ from chainrule.ir.expression import dim_symbol
 from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, accesses, leaves
 
 
+@dataclass(frozen=True)
+class Kept:
+    """Objects of kernels that were compiled before, for whichever model, by the symbol that they export."""
+
+    find: Callable[[str], bytes | None] = lambda symbol: None
+    keep: Callable[[str, bytes], None] = lambda symbol, code: None
+
+
 def emit(
-    program: Program, *, element: Element, target: Target | None = None
+    program: Program, *, element: Element, target: Target | None = None, kept: Kept | None = None
 ) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
     """The executable of `program` for `target` (None: this CPU), its objects by SHA-256, and the kernels' sources."""
     target = target or host()
@@ -46,12 +55,23 @@ def emit(
     for source in written.values():
         symbols.append(symbol_of(source.job, target))
         jobs.setdefault(symbols[-1], source.job)
-    compiled = dict(zip(jobs, compile_objects(list(jobs.values()), target), strict=True))
+    compiled = _compiled(jobs, target, kept or Kept())
     kernels = tuple(_kernel(c) for c in compiled.values())
     which = [list(jobs).index(symbol) for symbol in symbols]
     executable = executable_of(program, list(written.values()), kernels, which, element, str(target))
     objects = {k.object: c.code for k, c in zip(kernels, compiled.values(), strict=True)}
     return executable, objects, {name: source.text for name, source in written.items()}
+
+
+def _compiled(jobs: Mapping[str, Job], target: Target, kept: Kept) -> dict[str, Compiled]:
+    """The object behind each symbol: kept, else made now."""
+    known = {symbol: code for symbol in jobs if (code := kept.find(symbol)) is not None}
+    new = {symbol: job for symbol, job in jobs.items() if symbol not in known}
+    made = dict(zip(new, compile_objects(list(new.values()), target), strict=True)) if new else {}
+    for symbol, compiled in made.items():
+        kept.keep(symbol, compiled.code)
+    made |= {symbol: Compiled(symbol, code, undefined_symbols(code)) for symbol, code in known.items()}
+    return {symbol: made[symbol] for symbol in jobs}
 
 
 def _kernel(compiled: Compiled) -> ex.Kernel:
