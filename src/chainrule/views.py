@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
+
 from chainrule import codegen, render
-from chainrule.compiler import derive, program
+from chainrule.check import Report, check_gradients
+from chainrule.compiler import PREPARE, derive, program, run
 from chainrule.errors import ChainruleError, nearest
+from chainrule.ir.formula import DType
+from chainrule.ir.graph import Graph, Init, Tensor
+from chainrule.ir.primitive import Primitive
 from chainrule.ir.tables import edge_list, node_table
 from chainrule.options import Options
+from chainrule.reference import evaluate, shape_of, sizes_of
 from chainrule.source import Source
+
+Array = np.ndarray[Any, Any]
+
+EXTENT = 4  # of the first dim in a check; the next ones are larger, so that no two axes are taken for each other
 
 
 def picture(
@@ -56,3 +68,69 @@ def sources(source: Source, options: Options) -> dict[str, str]:
     """The generated source of each kernel, as files that also run as plain Python, by file name."""
     written = codegen.sources(program(derive(source, options), options), element=options.dtype)
     return codegen.saved(written)
+
+
+def check(source: Source, options: Options, *, directions: int = 8, elements: int = 8, seed: int = 0) -> Report:
+    """Each gradient that `options` ask for against central differences of the model as it was written, in float64.
+
+    Parameters and inputs are drawn by their laws, dtypes and bounds, from `seed`.
+    """
+    compiled = derive(source, options)
+    written = compiled.written
+    if any(isinstance(node, Primitive) and node.kind == "gradient" for node in written.nodes):
+        written = run(written, PREPARE)  # the reference has no gradients of its own
+    values = point(written, options.loss, seed)
+    return check_gradients(
+        written, compiled.graph, compiled.gradients, options.loss, values,
+        directions=directions, elements=elements, seed=seed,
+    )  # fmt: skip
+
+
+def point(graph: Graph, loss: str, seed: int) -> dict[str, Array]:
+    """Values for inputs and parameters where the loss is a number: floats are normal, else between 0 and 1."""
+    sizes = _sizes(graph)
+    values: dict[str, Array] = {}
+    for positive in (False, True):
+        rng = np.random.default_rng(seed)
+        values = {t.name: _input(t, sizes, rng, positive) for t in graph.inputs}
+        values |= {p.tensor.name: _param(p.init, shape_of(p.tensor.shape, sizes), rng) for p in graph.params}
+        with np.errstate(all="ignore"):
+            if np.isfinite(evaluate(graph, values, seed=seed)[loss]):
+                break
+    return values
+
+
+def _sizes(graph: Graph) -> dict[str, int]:
+    free = [dim for dim in graph.dims if dim.definition is None]
+    chosen: dict[str, int] = {}
+    for k, dim in enumerate(free):
+        most = EXTENT + k if dim.maximum is None else dim.maximum
+        chosen[dim.name] = min(max(EXTENT + k, dim.minimum), most)
+    shapes = {t.name: tuple(chosen.get(str(e), 0) for e in t.shape) for t in graph.inputs}
+    return {**chosen, **sizes_of(graph, shapes)}
+
+
+def _input(tensor: Tensor, sizes: Mapping[str, int], rng: np.random.Generator, positive: bool) -> Array:
+    shape = shape_of(tensor.shape, sizes)
+    match tensor.dtype:
+        case DType.FLOAT:
+            return rng.uniform(size=shape) if positive else rng.normal(size=shape)
+        case DType.INT:
+            bound = 10 if tensor.bound is None else shape_of((tensor.bound,), sizes)[0]
+            return rng.integers(0, bound, shape)
+        case DType.BOOL:
+            return rng.integers(0, 2, shape).astype(bool)
+
+
+def _param(init: Init, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Of the size that the law has; what would start at one value for all starts a little off it."""
+    numbers = init.numbers
+    match init.law:
+        case "uniform":
+            return np.asarray(rng.uniform(numbers[0], numbers[1], shape))
+        case "normal":
+            return np.asarray(rng.normal(numbers[0], numbers[1], shape))
+        case "constant":
+            return np.asarray(rng.normal(numbers[0], 0.1, shape))
+        case _:
+            return np.asarray(rng.normal(0, numbers[0] / max(numbers[1], 1) ** 0.5, shape))
