@@ -16,6 +16,7 @@ import sympy as sp
 
 from chainrule.derive.vjp import fresh_axes, other_terms, vjp
 from chainrule.errors import ChainruleError, nearest
+from chainrule.ir.calculus import derivative
 from chainrule.ir.expression import slot
 from chainrule.ir.formula import Access, DType, Formula, Index, Origin, Reduce
 from chainrule.ir.graph import Graph, Tensor
@@ -100,7 +101,7 @@ def _active(graph: Graph, seeds: Mapping[str, str | None], wrt: Sequence[str]) -
     for node in graph.nodes:
         if isinstance(node, Formula) and node.dtype is DType.FLOAT and not node.stop:
             for k, read in enumerate(node.reads):
-                if slot(k) in node.body.free_symbols and graph.tensors[read.tensor].dtype is DType.FLOAT:
+                if graph.tensors[read.tensor].dtype is DType.FLOAT and derivative(node.body, slot(k)) != 0:
                     paths.add_edge(read.tensor, node.out)
     down = set(wrt).union(*(nx.descendants(paths, name) for name in wrt))
     up = set(seeds).union(*(nx.ancestors(paths, name) for name in seeds))
