@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import sympy as sp
@@ -12,6 +13,7 @@ from chainrule.ir.expression import Select, is_slot, slot
 from chainrule.ir.formula import Access, DType, Formula
 from chainrule.ir.graph import Graph, Node
 from chainrule.ir.primitive import Primitive
+from chainrule.optimize.dead import drop_dead
 from chainrule.optimize.simplify import factored
 
 CHEAP = 6  # operations that may be done again for each element instead of once a row
@@ -25,23 +27,29 @@ def inline(graph: Graph) -> Graph:
     a[n] = one / N where label[n] == 0     ->
     y_bar[n] = -a[n]
     """
+    # first what needs no tensor, so that then every reader left is one that counts
+    return _inlined(drop_dead(_inlined(graph, _is_free)), _is_term)
+
+
+Wanted = Callable[[Formula, Formula, Graph, Mapping[str, Node]], bool]
+
+
+def _inlined(graph: Graph, wanted: Wanted) -> Graph:
     made: dict[str, Node] = {}
     for node in graph.nodes:
-        if isinstance(node, Formula):
-            node = _filled(node, graph, made)
-        made[node.out] = node
+        made[node.out] = _filled(node, graph, made, wanted) if isinstance(node, Formula) else node
     nodes = tuple(made.values())
     return graph if nodes == graph.nodes else replace(graph, nodes=nodes)
 
 
-def _filled(f: Formula, graph: Graph, made: dict[str, Node]) -> Formula:
+def _filled(f: Formula, graph: Graph, made: Mapping[str, Node], wanted: Wanted) -> Formula:
     """`f` with those of its reads replaced that should be, again and again."""
     if f.out in f.tensors:
         return f
     while True:
         for k, read in enumerate(f.reads):
             g = made.get(read.tensor)
-            if isinstance(g, Formula) and _may(f, k, g, graph) and _should(f, k, g, graph, made):
+            if isinstance(g, Formula) and _may(f, k, g, graph) and wanted(f, g, graph, made):
                 f = substitute(f, k, g)
                 break
         else:
@@ -64,8 +72,13 @@ def _may(f: Formula, k: int, g: Formula, graph: Graph) -> bool:
     return _is_whole_copy(g, graph) or (g.body == read.outside and not g.where)
 
 
-def _should(f: Formula, k: int, g: Formula, graph: Graph, made: dict[str, Node]) -> bool:
-    if _is_constant(g) or _is_copy(g) or _is_drawn(g, made):
+def _is_free(f: Formula, g: Formula, graph: Graph, made: Mapping[str, Node]) -> bool:
+    return _is_constant(g) or _is_copy(g) or _is_drawn(g, made)
+
+
+def _is_term(f: Formula, g: Formula, graph: Graph, made: Mapping[str, Node]) -> bool:
+    """A term of the cotangent `f` that nothing else reads, or that is cheap."""
+    if _is_free(f, g, graph, made):
         return True
     alone = len(graph.readers[g.out]) == 1 and g.out not in graph.roots
     if f.origin.rule != "accumulate" or f.over or operations(f.body) + operations(g.body) > LARGE:
@@ -99,7 +112,7 @@ def _is_whole_copy(g: Formula, graph: Graph) -> bool:
     return plain and all(extents[i] == n for i, n in zip(places, shape, strict=True))
 
 
-def _is_drawn(g: Formula, made: dict[str, Node]) -> bool:
+def _is_drawn(g: Formula, made: Mapping[str, Node]) -> bool:
     """A function of draws and positions alone: as its draws, it is computed where it is read."""
     return bool(g.reads) and all(isinstance(made.get(t), Primitive) for t in g.tensors)
 

@@ -203,7 +203,8 @@ def is_accurate(law: sp.Expr, before: sp.Expr, after: sp.Expr, y: sp.Symbol) -> 
     others = {s: np.ones(()) for s in (before.free_symbols | after.free_symbols | law.free_symbols) - set(values) - {y}}
     rounded = {s: v.astype(np.float32) for s, v in (values | others).items()}
     exact_y = value(law, {s: v.astype(np.float64) for s, v in rounded.items()})
-    rounded[y] = np.asarray(exact_y, np.float32)
+    with np.errstate(over="ignore"):
+        rounded[y] = np.asarray(exact_y, np.float32)
     exact = np.broadcast_to(value(before, {s: v.astype(np.float64) for s, v in rounded.items()}), near.shape)
     found = np.broadcast_to(value(after, rounded, np.float32), exact.shape)
     known = np.isfinite(exact) & np.isfinite(np.broadcast_to(rounded[y], exact.shape))
