@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chainrule.errors import ChainruleError
 from chainrule.render import dot
-from chainrule.render.dot import attributes, digraph, draw, quoted
+from chainrule.render.dot import attributes, digraph, draw, escaped
 
 HOSTILE = [
     "<<B>x</B>>",
@@ -29,7 +29,7 @@ HOSTILE = [
 
 def holds_one_node_labelled(text: str) -> bool:
     """Whether a picture of one node with this label has that node alone, and no attribute but its label."""
-    source = digraph([f"n0 {attributes(label=dot.quoted(text))}"])
+    source = digraph([f"n0 {attributes(label=dot.escaped(text))}"])
     try:
         graph = pygraphviz.AGraph(string=source)
     except ValueError:
@@ -68,16 +68,16 @@ def test_any_text_stays_words(text):
 
 
 def test_quoting_without_escapes_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(dot, "quoted", lambda text: f'"{text}"')
+    monkeypatch.setattr(dot, "escaped", lambda text: text)
     assert not all(holds_one_node_labelled(text) for text in HOSTILE)
 
 
 def test_control_and_direction_characters_are_replaced():
-    assert quoted("a\x00b\u202ec\r") == '"a�b�c�"'
+    assert escaped("a\x00b\u202ec\r") == "a�b�c�"
 
 
 def test_hostile_text_reaches_the_svg_as_text():
-    label = attributes(label=quoted('<script>\\"&lt;'))
+    label = attributes(label=escaped('<script>\\"&lt;'))
     svg = draw(digraph([f"n0 {label}"]), "svg").decode()
     assert "<script" not in svg
     assert "&lt;script&gt;" in svg
@@ -99,7 +99,7 @@ def test_broken_dot_text_is_an_error_of_ours():
 
 
 def test_a_layout_that_does_not_end_is_stopped(monkeypatch):
-    monkeypatch.setattr(dot, "engine", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr(dot, "engine", lambda _: [sys.executable, "-c", "import time; time.sleep(60)"])
     with pytest.raises(ChainruleError, match=r"after 0.2 s\n  Way out: collapse"):
         draw("digraph {}", "svg", seconds=0.2)
 
@@ -121,10 +121,10 @@ def test_dot_on_path_comes_first(monkeypatch):
 
     monkeypatch.setattr(dot.subprocess, "run", run)
     assert draw("digraph {}", "svg") == b"<svg/>"
-    assert called == [["/opt/bin/dot", "-Tsvg"]]
+    assert called == [["dot", "-Kdot", "-Tsvg"]]
 
 
 def test_the_wheel_serves_where_no_dot_is(monkeypatch):
     monkeypatch.setattr(dot.shutil, "which", lambda _: None)
     monkeypatch.setattr(dot, "find_spec", lambda name: ModuleSpec(name, None))
-    assert dot.engine()[-1] == str(dot.WHEEL)
+    assert dot.engine("png")[-2:] == [str(dot.WHEEL), "png"]

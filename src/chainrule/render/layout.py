@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from chainrule.render.dot import attributes, digraph, quoted, subgraph
+from chainrule.render.dot import attributes, digraph, escaped, subgraph
 from chainrule.render.picture import Box, Kind, Picture, Wire
 
 FONT = "Helvetica,Arial,sans-serif"
@@ -123,8 +123,8 @@ def _node(name: str, box: Box) -> str:
     more |= {"penwidth": 2.6} if box.output else {}
     more |= {"peripheries": 2} if box.members > 1 else {}
     return f"{name} " + attributes(
-        label=quoted(box.label, "l" if left else "n"),
-        tooltip=quoted(box.tip or box.label),
+        label=escaped(box.label, "l" if left else "n"),
+        tooltip=escaped(box.tip or box.label),
         shape=look.shape,
         style=look.style,
         fillcolor=look.fill,
@@ -134,9 +134,9 @@ def _node(name: str, box: Box) -> str:
 
 
 def _edge(names: dict[str, str], wire: Wire, colour: str, quiet: bool, **more: str) -> str:
-    label = {} if quiet or not wire.label else {"label": quoted(f" {wire.label} ")}
+    label = {} if quiet or not wire.label else {"label": escaped(f" {wire.label} ")}
     style = {"style": "dashed", "arrowsize": "0.6"} if wire.saved else {}
-    tip = {"edgetooltip": quoted(wire.label)} if wire.label else {}
+    tip = {"edgetooltip": escaped(wire.label)} if wire.label else {}
     return f"{names[wire.tail]} -> {names[wire.head]} " + attributes(color=colour, **label, **tip, **style, **more)
 
 
@@ -144,7 +144,7 @@ def _frame(name: str, label: str, body: Iterable[str]) -> list[str]:
     return subgraph(
         name,
         body,
-        label=quoted(label),
+        label=escaped(label),
         labeljust="l",
         labelloc="t",
         margin=10,
@@ -164,11 +164,11 @@ def _document(picture: Picture, body: Iterable[str]) -> str:
     note = []
     if picture.numbers and any(box.kind == "update" for box in picture.boxes):
         text = f"run-time numbers:\n{', '.join(picture.numbers)}"
-        note = [f"numbers {attributes(label=quoted(text), shape='note', color='#90a4ae', fontcolor='#546e7a')}"]
+        note = [f"numbers {attributes(label=escaped(text), shape='note', color='#90a4ae', fontcolor='#546e7a')}"]
     return digraph(
         (*start, *note, *body),
-        id=quoted(picture.name),
-        tooltip=quoted(picture.name),
+        id=escaped(picture.name),
+        tooltip=escaped(picture.name),
         label=_legend(kinds, any(wire.saved for wire in picture.wires)),
         labelloc="b",
         fontname=FONT,
