@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from chainrule import codegen, lang
-from chainrule.derive import backward, expand_gradients
+from chainrule.derive import backward, expand_gradient
 from chainrule.errors import ChainruleError, SourceError, nearest
 from chainrule.executable import Executable
 from chainrule.ir import cost
@@ -43,6 +43,13 @@ def ignore(step: Pass, before: Graph, after: Graph) -> None:
     """Watch nothing."""
 
 
+def expand_gradients(graph: Graph) -> Graph:
+    """Replace every ``gradient`` by formulas; each is simplified before the next one derives it."""
+    while (expanded := expand_gradient(graph)) is not graph:
+        graph = eliminate(expanded)
+    return graph
+
+
 # what must come before derivation: a stable form's gradient is stable, and a max derives as a gather
 PREPARE: tuple[Pass, ...] = (drop_dead, stabilize, expand_reductions, expand_gradients)
 
@@ -52,6 +59,7 @@ IMPROVE: tuple[Pass, ...] = (
     output_form,
     cse,
     inline,
+    simplify,
     contract,
     cse,
     drop_dead,

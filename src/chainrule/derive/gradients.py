@@ -12,14 +12,14 @@ from chainrule.ir.graph import Graph
 from chainrule.ir.primitive import Primitive
 
 
-def expand_gradients(graph: Graph) -> Graph:
-    """Replace each ``gradient`` by the backward pass of what stands before it.
+def expand_gradient(graph: Graph) -> Graph:
+    """Replace the first ``gradient`` by the backward pass of what stands before it.
 
     loss = …                           loss = …
     g    = gradient(loss, W)    ->     … W_bar = …
                                        g[i, o] = W_bar[i, o]
 
-    The first one first, so that a gradient of what was made of gradients derives their formulas in turn.
+    The first, so that a gradient of what was made of gradients derives their formulas in turn.
     """
     for k, node in enumerate(graph.nodes):
         if isinstance(node, Primitive) and node.kind == "gradient":
@@ -27,7 +27,7 @@ def expand_gradients(graph: Graph) -> Graph:
             before = replace(graph, nodes=graph.nodes[:k], updates=(), outputs=())
             derivation = backward(before, of, (wrt,))
             copy = _copy(derivation.graph, derivation.gradients[wrt], node)
-            return expand_gradients(replace(graph, nodes=(*derivation.graph.nodes, copy, *graph.nodes[k + 1 :])))
+            return replace(graph, nodes=(*derivation.graph.nodes, copy, *graph.nodes[k + 1 :]))
     return graph
 
 

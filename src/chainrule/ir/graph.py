@@ -42,7 +42,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Init:
-    """How a parameter starts, as `executable.Init` has it: uniform(low, high), normal(mean, deviation), constant(value),
+    """How a parameter starts: uniform(low, high), normal(mean, deviation), constant(value),
     orthogonal(gain, columns); `each`: the axis that stacks independent matrices.
     """
 

@@ -2,7 +2,7 @@
 
 ``uniform``: independent draws from the uniform law on (0, 1), a tensor without storage: a read computes it from a
 counter. Other laws are formulas over it (``library/random.graph``). No gradient flows through it.
-``gradient``: of reads[0], of rank 0, with respect to reads[1]; `derive.expand_gradients` puts its formulas in place.
+``gradient``: of reads[0], of rank 0, with respect to reads[1]; `derive.expand_gradient` puts its formulas in place.
 """
 
 from __future__ import annotations
