@@ -105,18 +105,20 @@ PLAIN = [FUNCTIONS[name] for name in ("exp", "tanh", "sin", "erf", "floor", "sig
 RELATIONS = [sp.Lt, sp.Le, sp.Gt, sp.Ge, sp.Eq, sp.Ne]
 
 
+def claim(relation, left, right):
+    return relation(left, right) if left.is_number and right.is_number else relation(left, right, evaluate=False)
+
+
 def larger(inner):
-    conditions = st.builds(
-        lambda r, a, b: r(a, b, evaluate=False) if not (a.is_number and b.is_number) else r(a, b),
-        st.sampled_from(RELATIONS), inner, inner,
-    )  # fmt: skip
-    both = st.builds(lambda word, a, b: word(a, b), st.sampled_from([sp.And, sp.Or]), conditions, conditions)
+    claims = st.lists(st.builds(claim, st.sampled_from(RELATIONS), inner, inner), min_size=1, max_size=2)
     return st.one_of(
         st.lists(inner, min_size=2, max_size=3).map(lambda xs: sp.Add(*xs)),
         st.lists(inner, min_size=2, max_size=3).map(lambda xs: sp.Mul(*xs)),
-        st.builds(lambda a, n: sp.Pow(a, n), inner, st.sampled_from([2, 3, -1, -2])),
+        st.builds(sp.Pow, inner, st.sampled_from([2, 3, -1, -2])),
         st.builds(lambda f, a: f(a), st.sampled_from(PLAIN), inner),
-        st.builds(lambda c, a, b: Select(c, a, b), st.one_of(conditions, both), inner, inner),
+        st.builds(
+            lambda word, cs, a, b: Select(word(*cs), a, b), st.sampled_from([sp.And, sp.Or]), claims, inner, inner
+        ),
     )
 
 
