@@ -134,6 +134,11 @@ def test_values_are_numpys(text, numpys):
     assert np.allclose(of(f"y[i, k] = {text}")["y"], numpys)
 
 
+def test_comparisons_with_nan_are_false_but_for_unequal():
+    assert list(of("y[i < n] = if nan > 1 or nan == nan then 1 else 0 * x[i, 0]")["y"]) == [0, 0]
+    assert list(of("y[i < n] = if nan != nan then 1 else 0 * x[i, 0]")["y"]) == [1, 1]
+
+
 def test_integers_as_conditions_are_compared():
     assert list(of("y[i] = if label[i] != 0 then 1 else 0")["y"]) == [1, 0]
     assert list(of("y[i] = float(label[i] != 0) + 1")["y"]) == [2, 1]

@@ -235,6 +235,8 @@ def _compare(sign: str, e: s.Compare, left: Static, right: Static) -> bool:
         if sign in ("==", "!=") and isinstance(left, bool) and isinstance(right, bool):
             return (left == right) == (sign == "==")
         raise SourceError(e.span, "a truth value compared with a number", (), "write `c` or `not c`")
+    if sp.nan in (left, right):  # sympy refuses to compare it
+        return sign == "!="
     relation = RELATIONS[sign](left, right)
     if relation not in (sp.true, sp.false):
         raise SourceError(e.span, f"whether {relation} is not known before run time", (), "compare integers")

@@ -39,6 +39,8 @@ class Value:
 
 
 def relation(sign: str, left: sp.Expr, right: sp.Expr) -> sp.Basic:
+    if sp.nan in (left, right):  # sympy refuses to compare it
+        return sp.true if sign == "!=" else sp.false
     if left.is_number and right.is_number:
         return RELATIONS[sign](left, right)
     return RELATIONS[sign](left, right, evaluate=False)
@@ -107,7 +109,7 @@ def builtin(e: s.Call, values: list[Value], kind: DType | None) -> Value:
         raise SourceError(e.span, f"{name} takes one argument, or indices", (), f"write {name}[i] x[i]")
     value = closed(static.apply(name, numbers, e.span))
     if name in ("floor", "ceil", "round", "sign"):
-        return Value(numbers[0] if integral and name != "sign" else value, kind, True)
+        return Value(value, kind, True)
     return Value(value, DType.FLOAT if kind is DType.INT else kind, bool(value.is_Integer))
 
 
