@@ -161,6 +161,7 @@ class Executable(msgspec.Struct, frozen=True):
     launches: tuple[Launch, ...]
     clock: int | None = None  # the buffer of (seed, step), if a kernel reads it
     gradients: dict[str, str] = {}  # of a program that returns them: what each tensor's gradient is called
+    unread: tuple[str, ...] = ()  # inputs of the model that this program does not need
     summary: dict[str, str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
 
 
@@ -220,9 +221,10 @@ def decode(text: bytes) -> Executable:
 # The layout of the tape in memory: what the walker (compiled by codegen) and the run side agree on.
 # Everything is an int64; each class numbers the words of one record.
 
-TAPE_FORMAT = 2  # raise it when a layout below changes: it is part of the key of the compiled walker
+TAPE_FORMAT = 3  # raise it when a layout below changes: it is part of the key of the compiled walker
 WALKER_SYMBOL = "chainrule_walk"  # int64 walk(int64 control, int64 thread)
 STEP_SYMBOL = "chainrule_step"  # PyObject *step(PyObject *self, PyObject *nothing), for PyMethodDef
+TAKE_SYMBOL = "chainrule_take"  # PyObject *take(PyObject *self, PyObject *mapping), the same
 
 
 class Entry(IntEnum):
@@ -247,6 +249,40 @@ class Copy(IntEnum):
     BYTES = 2
     STRIDE = 3
     WORDS = 4
+
+
+class Layout(IntEnum):
+    """Where NumPy 1 and 2, on CPython, keep what an array object holds, in bytes from the object's start."""
+
+    KIND = 8
+    DATA = 16
+    AXES = 24  # 32 bits
+    SHAPE = 32
+    DTYPE = 56
+    FLAGS = 64  # 32 bits; the lowest: C-contiguous
+
+
+class Take(IntEnum):
+    """An input that a step takes by itself from the mapping that Python calls it with.
+
+    The mapping's value under the string at NAME must be an object of the type at KIND, with the dtype at DTYPE and
+    AXES extents as from SHAPE on, contiguous; its BYTES go to TARGET. The first words of a block of these are the
+    control block's address (plus one: let other Python threads run meanwhile), the type of the mapping, which is
+    dict, and how many inputs follow.
+    """
+
+    CONTROL = 0
+    MAPPING = 1
+    INPUTS = 2
+    FIRST = 3
+    NAME = 0
+    KIND = 1
+    DTYPE = 2
+    TARGET = 3
+    BYTES = 4
+    AXES = 5
+    SHAPE = 6
+    WORDS = 24
 
 
 class Check(IntEnum):

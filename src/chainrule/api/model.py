@@ -74,10 +74,10 @@ class Model:
     ) -> dict[str, Array]:
         """The named outputs (default: those that the model declares) in eval mode, as copies.
 
-        Only the inputs upstream of what is asked are needed.
+        Only the inputs upstream of what is asked are needed; the model's others may be given, and are not looked at.
         """
         runner = self._runner(Options("predict", tuple(outputs), dtype=_checked(dtype)), threads)
-        return runner.run(inputs)
+        return runner.run(_needed(runner, inputs))
 
     def gradients(
         self,
@@ -90,7 +90,7 @@ class Model:
     ) -> tuple[Any, dict[str, Array]]:
         """The loss, and its gradient with respect to each of `wrt` (parameters or inputs; default: all parameters)."""
         runner = self._runner(Options("gradient", (), loss, wrt=tuple(wrt), dtype=_checked(dtype)), threads)
-        found = runner.run(inputs)
+        found = runner.run(_needed(runner, inputs))
         return found[loss], {name: found[gradient] for name, gradient in runner.executable.gradients.items()}
 
     @property
@@ -149,7 +149,8 @@ class Step:
 
     def __call__(self, **batch: Any) -> Any:
         """Forward, backward and update; the loss before it, or (loss, outputs…) where outputs were asked for."""
-        found = self.runner.run(batch)
+        runner = self.runner
+        found = runner.again(batch) or runner.run(batch)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
     def run(self, steps: int, **batches: Any) -> Any:
@@ -222,6 +223,12 @@ def grad(
         return both(params, **inputs)[1]
 
     return evaluate
+
+
+def _needed(runner: Runner, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`inputs` without those of the model that the program does not read."""
+    unread = runner.executable.unread
+    return {name: value for name, value in inputs.items() if name not in unread} if unread else inputs
 
 
 def _checked(dtype: str) -> DType:

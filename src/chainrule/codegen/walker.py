@@ -21,7 +21,18 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from chainrule.executable import STEP_SYMBOL, WALKER_SYMBOL, Check, Control, Copy, Entry, Pool
+from chainrule.executable import (
+    STEP_SYMBOL,
+    TAKE_SYMBOL,
+    WALKER_SYMBOL,
+    Check,
+    Control,
+    Copy,
+    Entry,
+    Layout,
+    Pool,
+    Take,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -45,9 +56,17 @@ RESULTS, RESULT_COUNT = 8 * Control.RESULTS, 8 * Control.RESULT_COUNT
 CHECKS, CHECK_COUNT = 8 * Control.CHECKS, 8 * Control.CHECK_COUNT
 CLOCK, ADVANCE, STEPS, FIRST = 8 * Control.CLOCK, 8 * Control.ADVANCE, 8 * Control.STEPS, 8 * Control.FIRST
 POOL, BAD_CHECK, BAD_POSITION = 8 * Control.POOL, 8 * Control.BAD_CHECK, 8 * Control.BAD_POSITION
+TAKE_MAPPING, TAKE_INPUTS, TAKE_FIRST = 8 * Take.MAPPING, 8 * Take.INPUTS, 8 * Take.FIRST
+TAKE_BYTES = 8 * Take.WORDS
+TAKE_NAME, TAKE_KIND, TAKE_DTYPE = 8 * Take.NAME, 8 * Take.KIND, 8 * Take.DTYPE
+TAKE_TARGET, TAKE_COUNT, TAKE_AXES, TAKE_SHAPE = 8 * Take.TARGET, 8 * Take.BYTES, 8 * Take.AXES, 8 * Take.SHAPE
 ARRIVED, GENERATION, ASLEEP = 8 * Pool.ARRIVED, 8 * Pool.GENERATION, 8 * Pool.ASLEEP
 SPINS, YIELDS, STOP, JOB = 8 * Pool.SPINS, 8 * Pool.YIELDS, 8 * Pool.STOP, 8 * Pool.JOB
 MAIL, MAIL_ASLEEP, MAIL_BYTES = 8 * Pool.MAIL, 8 * Pool.MAIL_ASLEEP, 8 * Pool.MAIL_WORDS
+
+# How CPython and NumPy lay out an array; the run side proves it on an array before it uses this.
+OBJECT_KIND, ARRAY_DATA, ARRAY_AXES = int(Layout.KIND), int(Layout.DATA), int(Layout.AXES)
+ARRAY_SHAPE, ARRAY_DTYPE, ARRAY_FLAGS, CONTIGUOUS = int(Layout.SHAPE), int(Layout.DTYPE), int(Layout.FLAGS), 1
 
 
 def _compiled(function: F) -> F:
@@ -204,6 +223,26 @@ def _copy(typing, target, source, count):  # type: ignore[no-untyped-def]
         return ir.Constant(I64, 0)
 
     return types.int64(types.int64, types.int64, types.int64), emit
+
+
+@_instruction
+def _count(typing, mapping):  # type: ignore[no-untyped-def]
+    """How many items a dict has."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.call(_external(builder, "chainrule_count", I64, I64), (args[0],))
+
+    return types.int64(types.int64), emit
+
+
+@_instruction
+def _look_up(typing, mapping, name):  # type: ignore[no-untyped-def]
+    """The value under a name in a dict, borrowed, or 0."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.call(_external(builder, "chainrule_look_up", I64, I64, I64), (args[0], args[1]))
+
+    return types.int64(types.int64, types.int64), emit
 
 
 @_compiled
@@ -387,10 +426,44 @@ def _walk(control: int, thread: int) -> int:
     return 0
 
 
+@_compiled
+def _is_as_before(array: int, take: int) -> bool:
+    """Whether an object is an array of the type, dtype and shape that `take` says, its elements without gaps."""
+    if array == 0 or _peek(array + OBJECT_KIND) != _peek(take + TAKE_KIND):
+        return False
+    axes = _peek(take + TAKE_AXES)
+    if _peek(array + ARRAY_DTYPE) != _peek(take + TAKE_DTYPE) or _peek_shared(array + ARRAY_AXES) != axes:
+        return False
+    if _peek_shared(array + ARRAY_FLAGS) & CONTIGUOUS == 0:
+        return False
+    shape, other = _peek(array + ARRAY_SHAPE), 0
+    for k in range(axes):
+        other |= _peek(shape + 8 * k) != _peek(take + TAKE_SHAPE + 8 * k)
+    return other == 0
+
+
+@_compiled
+def _take(block: int, mapping: int) -> int:
+    """Copy the inputs in a dict to where the kernels read them; 0 where they are not as `block` says."""
+    count = _peek(block + TAKE_INPUTS)
+    if _peek(mapping + OBJECT_KIND) != _peek(block + TAKE_MAPPING) or _count(mapping) != count:
+        return 0
+    take = block + TAKE_FIRST
+    for _ in range(count):
+        array = _look_up(mapping, _peek(take + TAKE_NAME))
+        if not _is_as_before(array, take):
+            return 0
+        _copy(_peek(take + TAKE_TARGET), _peek(array + ARRAY_DATA), _peek(take + TAKE_COUNT))
+        take += TAKE_BYTES
+    return 1
+
+
 def compile_walker() -> bytes:
-    """The walker as object code that defines WALKER_SYMBOL and STEP_SYMBOL, for the CPU of this machine."""
+    """The walker as object code that defines WALKER_SYMBOL, STEP_SYMBOL and TAKE_SYMBOL, for this machine's CPU."""
     module = _module(_walk, WALKER_SYMBOL)
+    module.link_in(_module(_take, TAKEN))
     module.link_in(llvm.parse_assembly(str(_step_module())))
+    module.get_function(TAKEN).linkage = "internal"
     target = llvm.Target.from_triple(llvm.get_process_triple())
     machine = target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="static", jit=True
@@ -411,12 +484,16 @@ def _module(function: Callable[..., int], symbol: str) -> llvm.ModuleRef:
     return module
 
 
-def _step_module() -> ir.Module:
-    """The walker as a method without arguments of a Python integer: the address of a control block.
+TAKEN = "chainrule_taken"  # int64 taken(int64 block, int64 dict), of this object alone
 
-    One is added to the address (blocks are aligned) to let other Python threads run meanwhile. A call by ctypes with
+
+def _step_module() -> ir.Module:
+    """The walker as methods of a Python integer: the address of a control block, or of a block of inputs to take.
+
+    The first has no argument; the second takes a dict of inputs and answers -1 where they are not as described. One
+    is added to the address (blocks are aligned) to let other Python threads run meanwhile. A call by ctypes with
     two arguments takes 0.3 µs longer. The four functions are of Python's stable interface, bound under our own names
-    when the object is loaded.
+    when the object is loaded. A dict taken apart here instead of in Python spares 1 µs a step.
     """
     module = ir.Module("step")
     module.triple = llvm.get_process_triple()
@@ -428,13 +505,24 @@ def _step_module() -> ir.Module:
     enter = ir.Function(
         module, ir.FunctionType(ir.VoidType(), (I64,)), "chainrule_enter_python"
     )  # PyEval_RestoreThread
+    taken = ir.Function(module, binary, TAKEN)
+    zero, one = ir.Constant(I64, 0), ir.Constant(I64, 1)
+
+    def walked(builder: ir.IRBuilder, control: ir.Value) -> None:
+        with builder.if_then(builder.trunc(control, ir.IntType(1))):
+            thread = builder.call(leave, ())
+            code = builder.call(walk, (builder.sub(control, one), zero))
+            builder.call(enter, (thread,))
+            builder.ret(builder.call(integer, (code,)))
+        builder.ret(builder.call(integer, (builder.call(walk, (control, zero)),)))
+
     step = ir.Function(module, binary, STEP_SYMBOL)
-    builder, zero, one = ir.IRBuilder(step.append_basic_block()), ir.Constant(I64, 0), ir.Constant(I64, 1)
-    control = builder.call(as_integer, (step.args[0],))
-    with builder.if_then(builder.trunc(control, ir.IntType(1))):
-        thread = builder.call(leave, ())
-        code = builder.call(walk, (builder.sub(control, one), zero))
-        builder.call(enter, (thread,))
-        builder.ret(builder.call(integer, (code,)))
-    builder.ret(builder.call(integer, (builder.call(walk, (control, zero)),)))
+    builder = ir.IRBuilder(step.append_basic_block())
+    walked(builder, builder.call(as_integer, (step.args[0],)))
+    take = ir.Function(module, binary, TAKE_SYMBOL)
+    builder = ir.IRBuilder(take.append_basic_block())
+    block = builder.call(as_integer, (take.args[0],))
+    with builder.if_then(builder.icmp_signed("==", builder.call(taken, (block, take.args[1])), zero)):
+        builder.ret(builder.call(integer, (ir.Constant(I64, -1),)))
+    walked(builder, builder.load(builder.inttoptr(block, I64.as_pointer())))
     return module

@@ -35,6 +35,8 @@ PYTHON = {
     "chainrule_integer": "PyLong_FromLongLong",
     "chainrule_leave_python": "PyEval_SaveThread",
     "chainrule_enter_python": "PyEval_RestoreThread",
+    "chainrule_count": "PyDict_Size",
+    "chainrule_look_up": "PyDict_GetItem",
 }
 
 

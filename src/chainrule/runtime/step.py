@@ -1,7 +1,8 @@
 """One program bound to its store: arrays in, one call of the walker, results out.
 
 The first call with some shapes binds sizes and builds a tape. The next one with the same shapes and dtypes does a
-minimum of Python: a look at each input, a copy into an aligned buffer, the call, and a copy of each result.
+minimum of Python: one call of the walker, which takes the inputs from the dict by itself (`take`), and a copy of each
+result.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from chainrule.executable import Check, Control, Copy, Executable, Input, evalua
 from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, address, aligned, bind, plan, polynomial_text, shape_text
 from chainrule.runtime.load import load
 from chainrule.runtime.store import Store
+from chainrule.runtime.take import take_block
 from chainrule.runtime.tape import Tape, Words, build
 from chainrule.runtime.threads import Walker, thread_count, together
 from chainrule.runtime.values import Array, as_array, check_dtype
@@ -27,7 +29,6 @@ BINDINGS = 16  # sizes that stay bound
 CHUNK = 0.1  # seconds of steps between two looks at Ctrl-C
 QUICK = 20_000.0  # nanoseconds of a step that may keep the GIL: giving it back costs more than it helps others
 
-Feed = tuple[str, Shape, Any, Array]  # an input's name, its shape and dtype at the last call, where it goes
 Result = tuple[str, Array]  # an output's name, and where it lies
 
 
@@ -41,7 +42,8 @@ class Binding:
     control: Words  # one step, whose inputs lie in place
     checks: Words
     scratch: Array
-    step: Callable[[], int]  # what `control` says; a step that takes no time keeps the GIL
+    step: Callable[[], int]  # what `control` says
+    release: bool  # whether other Python threads run meanwhile; a step that takes no time keeps the GIL
     numbers: tuple[Result, ...]
     results: tuple[Result, ...]
 
@@ -75,8 +77,12 @@ class Runner:
         self._arena = aligned(0)
         self._bindings: OrderedDict[tuple[Shape, ...], Binding] = OrderedDict()
         self._names = tuple(item.name for item in executable.inputs)
-        self._feeds: tuple[Feed, ...] = ()
-        self._last: Binding | None = None
+        self._enter, self._leave = store.lock.acquire, store.lock.release
+        self._last: Binding
+        self._numbers: tuple[Result, ...] = ()
+        self._results: tuple[Result, ...] = ()
+        self._take: Callable[[Mapping[str, Any]], int] = _nothing_known
+        self._taken: tuple[Any, ...] = ()  # what `_take` points to
 
     def run(
         self, inputs: Mapping[str, Any], steps: int | None = None, outputs: Sequence[str] | None = None
@@ -88,7 +94,7 @@ class Runner:
         fit or an index is out of range.
         """
         if steps is None and outputs is None:
-            found = self._again(inputs)
+            found = self.again(inputs)
             if found is not None:
                 return found
         arrays = self._arrays(inputs)
@@ -99,33 +105,39 @@ class Runner:
                 found = self._many(arrays, _positive(steps))
         return found if outputs is None else self._chosen(found, outputs)
 
-    def _again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """A step whose inputs have the shapes and dtypes of the last one's; None where they have not."""
-        lock = self.store.lock
-        lock.acquire()  # `with` takes 0.1 µs longer
+    def again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """`run` for one step whose inputs have the shapes and dtypes of the last one's; None where they have not."""
+        self._enter()  # `with self.store.lock` takes 0.1 µs longer
         try:
-            if len(inputs) != len(self._feeds):
-                return None
-            for name, shape, dtype, place in self._feeds:
-                value = inputs[name]
-                if value.dtype is not dtype or value.shape != shape:
+            code = self._take(inputs)
+            if code:
+                if code < 0:
                     return None
-                place[...] = value
-            binding = self._last
-            if binding is None:
-                return None
-            if binding.step():
-                raise self._out_of_range(binding, {name: place for name, _, _, place in self._feeds}, None)
+                raise self._out_of_range(self._last, self._places(self._last), None)
             found = {}
-            for name, view in binding.numbers:
+            for name, view in self._numbers:
                 found[name] = view[()]
-            for name, view in binding.results:
+            for name, view in self._results:
                 found[name] = view.copy()
             return found
-        except (KeyError, AttributeError):  # another name, or no array: `run` looks closer
-            return None
         finally:
-            lock.release()
+            self._leave()
+
+    def _places(self, binding: Binding) -> dict[str, Array]:
+        """Where the kernels read each input."""
+        return {item.name: binding.views[item.buffer] for item in self.executable.inputs}
+
+    def _prepare(self, binding: Binding, arrays: Mapping[str, Array], places: Mapping[str, Array]) -> None:
+        """Let the walker take inputs like `arrays` by itself from now on, where it can."""
+        self._last, self._take = binding, _nothing_known
+        self._numbers, self._results = binding.numbers, binding.results
+        inputs = [(name, arrays[name], places[name]) for name in self._names]
+        block = take_block(address(binding.control) + binding.release, inputs)
+        if block is not None:
+            take = self._walker.take(address(block))
+            threads = binding.tape.threads
+            self._take = together(self._walker, threads, binding.control, take) if threads > 1 else take
+            self._taken = (block, binding, [array.dtype for array in arrays.values()])
 
     def warm(self, **shapes: Shape) -> None:
         """Bind sizes for inputs of these shapes ahead of the first call."""
@@ -154,15 +166,13 @@ class Runner:
         return arrays
 
     def _one(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
-        self._last = None
         binding = self._bind({name: array.shape for name, array in arrays.items()})
-        places = {item.name: binding.views[item.buffer] for item in self.executable.inputs}
+        places = self._places(binding)
         for name, array in arrays.items():
             places[name][...] = array
         if binding.step():
             raise self._out_of_range(binding, places, None)
-        self._feeds = tuple((name, array.shape, _trusted(array), places[name]) for name, array in arrays.items())
-        self._last = binding
+        self._prepare(binding, arrays, places)
         return {name: view[()] for name, view in binding.numbers} | {
             name: view.copy() for name, view in binding.results
         }
@@ -246,7 +256,7 @@ class Runner:
             step = together(self._walker, tape.threads, control, step)
         found = [(item.name, views[item.buffer]) for item in self.executable.outputs]
         numbers, results = tuple(r for r in found if not r[1].ndim), tuple(r for r in found if r[1].ndim)
-        return Binding(bound, tape, views, control, checks, scratch, step, numbers, results)
+        return Binding(bound, tape, views, control, checks, scratch, step, not quick, numbers, results)
 
     def _view(self, k: int, bound: Plan) -> Array:
         """Buffer k as an array over its memory."""
@@ -313,9 +323,9 @@ def _constant(executable: Executable, k: int) -> Array:
     return block.view(ELEMENTS[buffer.element]).reshape(shape)
 
 
-def _trusted(array: Array) -> Any:
-    """The dtype that the next call need not check: all but uint64, whose safety depends on the values."""
-    return None if array.dtype.kind == "u" and array.dtype.itemsize == 8 else array.dtype
+def _nothing_known(inputs: Mapping[str, Any]) -> int:
+    """Before the first step: its inputs need a closer look."""
+    return -1
 
 
 def _positive(steps: int) -> int:

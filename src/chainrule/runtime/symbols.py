@@ -17,7 +17,8 @@ LISTED = """scipy_cblas_sgemm scipy_cblas_dgemm scipy_cblas_sgemv scipy_cblas_dg
     erf erff erfc erfcf tgamma tgammaf lgamma lgammaf fmod fmodf hypot hypotf fma fmaf
     floor floorf ceil ceilf round roundf rint rintf nearbyint nearbyintf trunc truncf ldexp ldexpf frexp frexpf
     fabs fabsf fmax fmaxf fmin fminf copysign copysignf
-  chainrule_as_integer chainrule_integer chainrule_leave_python chainrule_enter_python"""
+  chainrule_as_integer chainrule_integer chainrule_leave_python chainrule_enter_python chainrule_count
+  chainrule_look_up"""
 BOUND = frozenset(LISTED.split())
 """The undefined symbols that an object may have: BLAS, memory, libm, how threads wait, how the walker is called."""
 

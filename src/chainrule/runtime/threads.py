@@ -12,20 +12,21 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import ParamSpec, cast
 
 import numpy as np
 
 from chainrule.errors import ChainruleError
-from chainrule.executable import STEP_SYMBOL, WALKER_SYMBOL, Control, Kernel, Pool
+from chainrule.executable import STEP_SYMBOL, TAKE_SYMBOL, WALKER_SYMBOL, Control, Kernel, Pool
 from chainrule.runtime.buffers import address, aligned
 from chainrule.runtime.cache import digest
 from chainrule.runtime.load import load
 from chainrule.runtime.tape import Words
 
 Walk = Callable[[int, int], int]
+P = ParamSpec("P")
 
 SPIN = 5_000  # nanoseconds
 YIELDS = 100
@@ -38,18 +39,24 @@ class Walker:
 
     walk: Walk
     method: Method
+    taking: Method
 
     @classmethod
     def load(cls, data: bytes) -> Walker:
         """The walker in the object file `data`."""
-        kernels = [Kernel(symbol, digest(data)) for symbol in (WALKER_SYMBOL, STEP_SYMBOL)]
-        walk, step = load(kernels, {digest(data): data})
+        kernels = [Kernel(symbol, digest(data)) for symbol in (WALKER_SYMBOL, STEP_SYMBOL, TAKE_SYMBOL)]
+        walk, step, take = load(kernels, {digest(data): data})
         word = ctypes.c_int64
-        return cls(ctypes.CFUNCTYPE(word, word, word)(walk), Method(b"step", step, METH_NOARGS, None))
+        method, taking = Method(b"step", step, METH_NOARGS, None), Method(b"take", take, METH_O, None)
+        return cls(ctypes.CFUNCTYPE(word, word, word)(walk), method, taking)
 
     def step(self, control: int, release: bool) -> Callable[[], int]:
         """A function that walks the block at `control`. release: let other Python threads run meanwhile."""
         return cast(Callable[[], int], _new_function(ctypes.byref(self.method), control + release, None))
+
+    def take(self, block: int) -> Callable[[Mapping[str, object]], int]:
+        """A function that takes inputs from a dict as the block of `Take`s says, then walks; -1 if they do not fit."""
+        return cast(Callable[[Mapping[str, object]], int], _new_function(ctypes.byref(self.taking), block, None))
 
 
 class Method(ctypes.Structure):
@@ -58,7 +65,7 @@ class Method(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("call", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p))
 
 
-METH_NOARGS = 4
+METH_NOARGS, METH_O = 4, 8
 _new_function = ctypes.pythonapi.PyCFunction_NewEx
 _new_function.restype = ctypes.py_object
 _new_function.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
@@ -119,16 +126,16 @@ def team(walker: Walker, threads: int) -> Team:
         return found
 
 
-def together(walker: Walker, threads: int, control: Words, call: Callable[[], int]) -> Callable[[], int]:
+def together(walker: Walker, threads: int, control: Words, call: Callable[P, int]) -> Callable[P, int]:
     """`call`, which walks `control`, with the help of this process's team; after a fork, of the child's own."""
     known: list[Team] = []
 
-    def called() -> int:
+    def called(*args: P.args, **named: P.kwargs) -> int:
         if not known or not known[-1].alive:
             known[:] = [team(walker, threads)]
             control[Control.POOL] = known[-1].address
         with known[-1].lock:
-            return call()
+            return call(*args, **named)
 
     return called
 
