@@ -10,6 +10,7 @@ milliseconds. The kernel's futex compares the word again before it sleeps, so a 
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import sys
 from collections.abc import Callable
@@ -458,8 +459,14 @@ def _take(block: int, mapping: int) -> int:
     return 1
 
 
+# Numba links what it compiles into an engine of its own as well, which ends the process at a name that is not bound.
+EXTERNAL = {"chainrule_count": ctypes.pythonapi.PyDict_Size, "chainrule_look_up": ctypes.pythonapi.PyDict_GetItem}
+
+
 def compile_walker() -> bytes:
     """The walker as object code that defines WALKER_SYMBOL, STEP_SYMBOL and TAKE_SYMBOL, for this machine's CPU."""
+    for name, function in EXTERNAL.items():
+        llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
     module = _module(_walk, WALKER_SYMBOL)
     module.link_in(_module(_take, TAKEN))
     module.link_in(llvm.parse_assembly(str(_step_module())))
