@@ -172,7 +172,10 @@ def compile_source(
     compiled = derive(source, options)
     executable, objects, _ = codegen.emit(program(compiled, options), element=options.dtype, kept=kept)
     gradients = {} if options.mode != "gradient" else dict(compiled.gradients)
-    return structs.replace(executable, gradients=gradients, summary=summary(compiled, executable)), objects
+    needed = {tensor.name for tensor in compiled.graph.inputs}
+    unread = tuple(tensor.name for tensor in compiled.written.inputs if tensor.name not in needed)
+    told = summary(compiled, executable)
+    return structs.replace(executable, gradients=gradients, unread=unread, summary=told), objects
 
 
 def summary(compiled: Compiled, executable: Executable) -> dict[str, str]:
