@@ -233,13 +233,19 @@ def _wrap(module: ir.Module, body: ir.Function, parameters: dict[str, Parameter]
 
 
 def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, symbol: str) -> None:
-    """LLVM's passes at -O3, with all but `symbol` private to the module."""
+    """LLVM's passes at -O3, twice, with all but `symbol` private to the module.
+
+    First without unrolling: LLVM unrolls loops of known length before it looks for vectors, and then finds few (an
+    update of 64 rows of 32 columns takes 1.3 µs instead of 0.07). Short loops of vectors are unrolled after.
+    """
     for function in module.functions:
         if not function.is_declaration and function.name != symbol:
             function.linkage = "internal"
     module.data_layout = str(machine.target_data)
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = True
-    options.slp_vectorization = True
-    builder = llvm.create_pass_builder(machine, options)
-    builder.getModulePassManager().run(module, builder)
+    for unroll in (False, True):
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = True
+        options.slp_vectorization = True
+        options.loop_unrolling = unroll
+        builder = llvm.create_pass_builder(machine, options)
+        builder.getModulePassManager().run(module, builder)
