@@ -279,7 +279,7 @@ def test_a_hessian_times_a_vector_agrees_with_jax():
     found = model.predict(outputs=["Hv"], dtype="float64", x=x, target=target, v=v)["Hv"]
     p = dict(model.store("float64").params)
 
-    def fit(W):  # noqa: N803 - the mathematics' name
+    def fit(W):
         return jnp.mean((jnp.tanh(x @ W) @ p["y.linear.W"] + p["y.linear.b"] - target) ** 2)
 
     expected = jax.jvp(jax.grad(fit), (p["W"],), (v,))[1]

@@ -36,7 +36,7 @@ def cache() -> Cache:
 
 def executable(source: Source, options: Options) -> Compiled:
     """The program that `options` ask of `source`, with its objects. Raises SourceError where the text is wrong."""
-    name = key([*_versions(), *_asked(source, options)])
+    name = name_of(source, options)
     found = cache().find(name)
     if found is not None:
         return found
@@ -46,6 +46,11 @@ def executable(source: Source, options: Options) -> Compiled:
     made = Compiled(*compile_source(source, options, Kept(_find_kernel, _keep_kernel)))
     cache().keep(name, made.executable, made.objects)
     return made
+
+
+def name_of(source: Source, options: Options) -> str:
+    """The key of the program that `options` ask of `source`: made of all that decides it, and of no parse."""
+    return key([*_versions(), *_asked(source, options)])
 
 
 def _find_kernel(symbol: str) -> bytes | None:

@@ -92,7 +92,7 @@ def elaborate(source: Source) -> Graph:
     try:
         graph = lang.load_source(source)
     except SourceError as error:
-        raise replace(error, span=source.place(error.span)) from None
+        raise source.relocated(error) from None
     return replace(graph, nodes=tuple(_relocated(node, source) for node in graph.nodes)) if source.places else graph
 
 
@@ -137,7 +137,11 @@ def _loss(graph: Graph, name: str) -> str:
         raise ChainruleError(f"model {graph.name} has no tensor {name!r} to minimise: {nearest(name, graph.tensors)}")
     if graph.tensors[name].shape:
         shape = ", ".join(map(str, graph.tensors[name].shape))
-        raise ChainruleError(f"{name} is [{shape}], and a loss is one number\n  Way out: {name}_mean = mean({name})")
+        problem, way_out = f"{name} is [{shape}], and a loss is one number", "take its mean"
+        made = graph.producers.get(name)
+        if made is None or made.origin.span is None or made.origin.span.file.startswith("library/"):
+            raise ChainruleError(f"{problem}\n  Way out: {way_out}")
+        raise SourceError(made.origin.span, problem, (), way_out)
     return name
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chainrule.errors import ChainruleError, Span
+from chainrule.errors import ChainruleError, SourceError, Span
 
 Argument = int | float | bool | str
 
@@ -36,6 +36,26 @@ class Source:
         recorded = self.places and span.file == self.file and 1 <= span.line <= len(self.places)
         return self.places[span.line - 1] if recorded else span
 
+    def relocated(self, error: SourceError) -> SourceError:
+        """`error`, at the user's own place; of a recorded statement, with what was recorded there."""
+        span, at = error.span, self.place(error.span)
+        if at is span:
+            return error
+
+        def place(match: re.Match[str]) -> str:
+            line = int(match[1] or match[2])
+            return f"({self.places[line - 1]})" if match[1] else str(self.places[line - 1])
+
+        lines = re.compile(rf"\(line (\d+)\)|{re.escape(self.file)}:(\d+)")
+        known = [lines.sub(place, fact) for fact in error.facts]
+        text = span.text.strip()
+        start = span.column - 1 - (len(span.text) - len(span.text.lstrip()))
+        if text and text in at.text:  # a formula, word by word
+            at = replace(at, column=at.text.index(text) + start + 1, width=span.width)
+        elif text:  # the caller's line does not hold the word in question
+            known = [f"recorded as  {text}", f"             {' ' * start}{'^' * span.width}", *known]
+        return replace(error, span=at, facts=tuple(known))
+
 
 def read_source(path: str, arguments: dict[str, Argument]) -> Source:
     """The source in `path`, a file or ``file.graph:model``. Raises ChainruleError if it cannot be read."""
@@ -59,7 +79,8 @@ def texts(source: Source) -> dict[str, str]:
     while waiting and source.folder is not None:
         for name in _USE.findall(waiting.pop()):
             path = source.folder / name
-            if str(path) not in found and path.is_file():
+            inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+            if inside and str(path) not in found and path.is_file():
                 found[str(path)] = path.read_text(encoding="utf-8", errors="replace")
                 waiting.append(found[str(path)])
     for path in sorted(LIBRARY.glob("*.graph")):

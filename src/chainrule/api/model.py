@@ -6,14 +6,18 @@ model in one dtype share one store of parameters, states and run-time numbers.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from chainrule import build
 from chainrule.api.tensor import Tensor, every_dim, name_all, recorded
@@ -64,10 +68,9 @@ class Model:
         """
         if target != "cpu":
             raise ChainruleError(f"there is no target {target!r}\n  Way out: target='cpu'")
-        options = Options(
-            "train", tuple(outputs), loss, optimizer, tuple(sorted(arguments.items())), (), _checked(dtype), accurate
-        )
-        return Step(self, self._runner(options, threads, seed), loss, tuple(outputs))
+        asked, given = _names(outputs), tuple(sorted(arguments.items()))
+        options = Options("train", asked, loss, optimizer, given, (), _checked(dtype), accurate)
+        return Step(self, self._runner(options, threads, seed), loss, asked)
 
     def predict(
         self, *, outputs: Sequence[str] = (), dtype: DType = "float32", threads: int | None = None, **inputs: Any
@@ -76,7 +79,7 @@ class Model:
 
         Only the inputs upstream of what is asked are needed; the model's others may be given, and are not looked at.
         """
-        runner = self._runner(Options("predict", tuple(outputs), dtype=_checked(dtype)), threads)
+        runner = self._runner(Options("predict", _names(outputs), dtype=_checked(dtype)), threads)
         return runner.run(_needed(runner, inputs))
 
     def gradients(
@@ -89,7 +92,7 @@ class Model:
         **inputs: Any,
     ) -> tuple[Any, dict[str, Array]]:
         """The loss, and its gradient with respect to each of `wrt` (parameters or inputs; default: all parameters)."""
-        runner = self._runner(Options("gradient", (), loss, wrt=tuple(wrt), dtype=_checked(dtype)), threads)
+        runner = self._runner(Options("gradient", (), loss, wrt=_names(wrt), dtype=_checked(dtype)), threads)
         found = runner.run(_needed(runner, inputs))
         return found[loss], {name: found[gradient] for name, gradient in runner.executable.gradients.items()}
 
@@ -99,40 +102,72 @@ class Model:
         return self.store("float32").params
 
     def save(self, path: str | Path, dtype: DType = "float32") -> None:
-        """Write the parameters to `path` as safetensors."""
-        params = self.store(dtype).params
-        save_file({name: params[name] for name in params}, str(path))
+        """Write the parameters to `path` as safetensors, whole or not at all. Raises ChainruleError where it cannot."""
+        path, params = Path(path), self.store(dtype).params
+        data = save({name: params[name] for name in params})
+        aside = path.with_name(f".{path.name}-{os.getpid()}")
+        try:
+            with aside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                aside.unlink(missing_ok=True)
+            raise ChainruleError(f"{path} cannot be written: {error.strerror}") from None
 
     def restore(self, path: str | Path, dtype: DType = "float32") -> None:
-        """Read the parameters from `path`. Raises ChainruleError where names or shapes differ."""
-        found, params = load_file(str(path)), self.store(dtype).params
-        if missing := sorted(set(params) - set(found)):
-            raise ChainruleError(f"{path} holds no {missing[0]}\n  it holds: {', '.join(sorted(found)) or 'nothing'}")
-        for name in params:
-            params[name] = found[name]
+        """Read the parameters from `path`.
+
+        Raises ChainruleError where it cannot be read, or names or shapes differ; the parameters then stay as they are.
+        """
+        try:
+            found = load_file(str(path))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ChainruleError(
+                f"{path} cannot be read as safetensors: {error}\n  Way out: a file that Model.save has written"
+            ) from None
+        params = self.store(dtype).params
+        if params.keys() != found.keys():
+            missing, foreign = sorted(params.keys() - found.keys()), sorted(found.keys() - params.keys())
+            raise ChainruleError(
+                f"{path} holds the parameters of another model"
+                f"\n  missing: {', '.join(missing) or 'none'}\n  unknown: {', '.join(foreign) or 'none'}"
+                "\n  Way out: load the model with the arguments that it was saved with"
+            )
+        before = dict(params)
+        try:
+            params.update(found)
+        except ChainruleError:  # a shape differs: all or nothing
+            params.update(before)
+            raise
 
     def store(self, dtype: DType) -> Store:
         """What this model's programs in `dtype` share; made with seed 0 where nothing was compiled yet."""
-        if dtype not in self._stores or not len(self._stores[dtype].params):
-            self._runner(Options("gradient", dtype=dtype), None)
+        if dtype not in self._stores:
+            self._runner(Options("predict", dtype=dtype), None)
         return self._stores[dtype]
 
     def _runner(self, options: Options, threads: int | None, seed: int | None = None) -> Runner:
         known = self._runners.get((options, threads))
         if known is None:
             made = build.executable(self.source, options)
-            store = self._stores.setdefault(options.dtype, Store(seed or 0))
+            store = self._stores.get(options.dtype) or Store(seed or 0)
             known = Runner(made.executable, made.objects, store, build.walker(), threads)
+            self._stores[options.dtype] = store  # only now: a program that does not load leaves nothing behind
             self._runners[options, threads] = known
         if seed is not None:
             known.store.restart(seed)
         return known
 
     def _repr_html_(self) -> str:
-        return build.picture(self.source, Options("predict"), "forward").decode()
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        return {"text/plain": repr(self), "image/svg+xml": self._repr_html_()}
+        """The forward pass as SVG; where it cannot be drawn, why."""
+        try:
+            drawn = build.picture(self.source, Options("predict"), "forward").decode()
+        except ChainruleError as error:
+            return f"<pre>{escape(str(error))}</pre>"
+        return drawn[drawn.index("<svg") :]  # without the XML declaration, which HTML does not have
 
     def __repr__(self) -> str:
         return f"Model({self.source.file})"
@@ -231,15 +266,26 @@ def _needed(runner: Runner, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in inputs.items() if name not in unread} if unread else inputs
 
 
-def _checked(dtype: str) -> DType:
-    name = np.dtype(dtype).name
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _checked(dtype: Any) -> DType:
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = repr(dtype)
     if name not in ("float32", "float64"):
         raise ChainruleError(f"a program's float is no {name}\n  Way out: dtype='float32' or 'float64'")
-    return name  # type: ignore[return-value]
+    return "float32" if name == "float32" else "float64"
 
 
 def _recorded_source(name: str, roots: Mapping[str, Tensor]) -> Source:
     """The text of a model made of recorded statements, one a line, with the caller's place of each."""
+    for root, tensor in roots.items():
+        if not isinstance(tensor, Tensor):
+            way_out = "make it of inputs and params: cr.mean(…)"  # type: ignore[unreachable]
+            raise ChainruleError(f"{root} of the model is {tensor!r}, no symbolic tensor\n  Way out: {way_out}")
     tensors = recorded(tuple(roots.values()))
     names = name_all(tensors)
     for root, tensor in roots.items():  # the loss is called loss, whatever made it
