@@ -235,19 +235,25 @@ model twice(hidden = 8):
     fit  = mean(mean_squared_error(y, target))
 """
 
-PENALISED = TWICE.format("") + """\
+PENALISED = (
+    TWICE.format("")
+    + """\
     slope = gradient(fit, x)
     loss = fit + 0.3 * sum(slope^2)
 """
+)
 
-ALONG = TWICE.format("input v[3, hidden]\n    param W[3, hidden] ~ glorot_uniform").replace(
-    "linear(x, hidden)", "sum[i] x[n, i] * W[i, j]"
-).replace("h    = tanh(", "h[n, j] = tanh(") + """\
+ALONG = (
+    TWICE.format("input v[3, hidden]\n    param W[3, hidden] ~ glorot_uniform")
+    .replace("linear(x, hidden)", "sum[i] x[n, i] * W[i, j]")
+    .replace("h    = tanh(", "h[n, j] = tanh(")
+    + """\
     g = gradient(fit, W)
     along = sum(g * v)
     output Hv = gradient(along, W)
     loss = fit
 """
+)
 
 
 def fit_of(params, x, target):

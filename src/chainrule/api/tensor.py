@@ -134,13 +134,13 @@ class Tensor:
 
     def __matmul__(self, other: object) -> Tensor:
         raise ChainruleError(
-            "@ does not say which axes meet\n  Way out: cr.formula(\"y[n, o] = sum[i] x[n, i] * W[i, o]\", x=x, W=W)"
+            '@ does not say which axes meet\n  Way out: cr.formula("y[n, o] = sum[i] x[n, i] * W[i, o]", x=x, W=W)'
         )
 
     def __getitem__(self, index: object) -> Tensor:
         raise ChainruleError(
             f"{self.stem} is symbolic, and has no elements yet"
-            f"\n  Way out: read it in a formula: cr.formula(\"y[n] = x[n, 0]\", x={self.stem})"
+            f'\n  Way out: read it in a formula: cr.formula("y[n] = x[n, 0]", x={self.stem})'
         )
 
     def __bool__(self) -> bool:

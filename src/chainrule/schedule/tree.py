@@ -132,9 +132,7 @@ def build(items: Sequence[Item], ground: Ground, count: list[int] | None = None)
         else:
             number, count[0] = count[0], count[0] + 1
             body = build(group.items, ground, count)
-            result.append(
-                Branch(number, group.index.extent, group.blocked, group.index.name, group.opened, body)
-            )
+            result.append(Branch(number, group.index.extent, group.blocked, group.index.name, group.opened, body))
     return tuple(result)
 
 

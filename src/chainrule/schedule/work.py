@@ -71,9 +71,7 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
     return Work(tuple(in_order(tasks)), tensors, alias, outputs)
 
 
-def _with_updates(
-    tasks: list[Task], updates: Sequence[tuple[str, str]], tensors: dict[str, Tensor]
-) -> list[Task]:
+def _with_updates(tasks: list[Task], updates: Sequence[tuple[str, str]], tensors: dict[str, Tensor]) -> list[Task]:
     """In place: a map that reads its store only where it writes it. Else the value is kept, and copied at the end."""
     position = {task.out: k for k, task in enumerate(tasks)}
     readers = _readers(tasks)
