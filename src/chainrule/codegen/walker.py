@@ -1,8 +1,8 @@
 """The one interpreter of every tape: readable Python, compiled once by Numba to an object like any kernel's.
 
 The layouts that it walks are in `executable.py`. All threads run `_walk` over the same tape (SPMD): each does its
-part of every divided launch, and they meet at a barrier only where an entry says so. Nothing here allocates, raises
-or knows of CPython, so that a warm process loads the object without Numba.
+part of every divided launch, and they meet at a barrier only where an entry says so. Nothing here allocates or
+raises, and Numba's runtime is not needed, so that a warm process loads the object without Numba.
 
 Waiting is a bounded spin, then a yield of the core, then sleep: pure spinning on a shared core stalls for
 milliseconds. The kernel's futex compares the word again before it sleeps, so a signal is never lost.
@@ -11,17 +11,29 @@ milliseconds. The kernel's futex compares the word again before it sleeps, so a 
 from __future__ import annotations
 
 import ctypes
-import platform
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import cfunc, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from chainrule.codegen.instructions import (
+    I64,
+    add_shared,
+    copy,
+    count_items,
+    launch,
+    look_up,
+    pause,
+    peek,
+    peek_shared,
+    poke,
+    set_shared,
+    sleep,
+    wake,
+    yield_core,
+)
 from chainrule.executable import (
     STEP_SYMBOL,
     TAKE_SYMBOL,
@@ -36,12 +48,6 @@ from chainrule.executable import (
 )
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-LINUX = sys.platform.startswith("linux")
-ARM = platform.machine().lower() in ("arm64", "aarch64")
-FUTEX = 98 if ARM else 202  # the number of the system call
-FUTEX_WAIT, FUTEX_WAKE = 128, 129  # private to the process
 
 # Numba freezes module globals into the code; a plain int spares it the enum.
 ENTRY_BYTES, COPY_BYTES, CHECK_BYTES = 8 * Entry.WORDS, 8 * Copy.WORDS, 8 * Check.WORDS
@@ -75,230 +81,59 @@ def _compiled(function: F) -> F:
     return cast(F, njit(error_model="numpy")(function))
 
 
-def _instruction(define: Callable[..., Any]) -> Callable[..., int]:
-    """An intrinsic of int64 arguments and an int64 result."""
-    return cast(Callable[..., int], intrinsic(define))
-
-
-def _external(builder: ir.IRBuilder, name: str, result: ir.Type, *parameters: ir.Type) -> ir.Function:
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, parameters), name)
-
-
-@_instruction
-def _peek(typing, address):  # type: ignore[no-untyped-def]
-    """The int64 at `address`."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.load(builder.inttoptr(args[0], I64.as_pointer()))
-
-    return types.int64(types.int64), emit
-
-
-@_instruction
-def _poke(typing, address, value):  # type: ignore[no-untyped-def]
-    """Store an int64."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        builder.store(args[1], builder.inttoptr(args[0], I64.as_pointer()))
-        return args[1]
-
-    return types.int64(types.int64, types.int64), emit
-
-
-@_instruction
-def _peek_shared(typing, address):  # type: ignore[no-untyped-def]
-    """The low 32 bits of a shared word, in the one order that all threads see."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer = builder.inttoptr(args[0], I32.as_pointer())
-        return builder.sext(builder.load_atomic(pointer, "seq_cst", 4), I64)
-
-    return types.int64(types.int64), emit
-
-
-@_instruction
-def _add_shared(typing, address, value):  # type: ignore[no-untyped-def]
-    """Add to the low 32 bits of a shared word; the sum."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer = builder.inttoptr(args[0], I32.as_pointer())
-        value = builder.trunc(args[1], I32)
-        return builder.sext(builder.add(builder.atomic_rmw("add", pointer, value, "seq_cst"), value), I64)
-
-    return types.int64(types.int64, types.int64), emit
-
-
-@_instruction
-def _set_shared(typing, address, value):  # type: ignore[no-untyped-def]
-    """Store the low 32 bits of a shared word."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        pointer = builder.inttoptr(args[0], I32.as_pointer())
-        builder.store_atomic(builder.trunc(args[1], I32), pointer, "seq_cst", 4)
-        return args[1]
-
-    return types.int64(types.int64, types.int64), emit
-
-
-@_instruction
-def _pause(typing):  # type: ignore[no-untyped-def]
-    """Tell the core that this is a waiting loop."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        if ARM:
-            builder.call(_external(builder, "llvm.aarch64.hint", ir.VoidType(), I32), (ir.Constant(I32, 1),))  # yield
-        else:
-            builder.call(_external(builder, "llvm.x86.sse2.pause", ir.VoidType()), ())
-        return ir.Constant(I64, 0)
-
-    return types.int64(), emit
-
-
-@_instruction
-def _yield_core(typing):  # type: ignore[no-untyped-def]
-    """Let another thread run on this core."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        name = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
-        builder.call(_external(builder, name, I32), ())
-        return ir.Constant(I64, 0)
-
-    return types.int64(), emit
-
-
-@_instruction
-def _sleep(typing, address, seen):  # type: ignore[no-untyped-def]
-    """Sleep while the shared word still is `seen`; may wake early. Without futexes: a nap of 0.1 ms."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        if LINUX:
-            system_call = _external(builder, "syscall", I64, I64, I64, I64, I64, I64)
-            numbers = (ir.Constant(I64, FUTEX), args[0], ir.Constant(I64, FUTEX_WAIT), args[1], ir.Constant(I64, 0))
-            return builder.call(system_call, numbers)
-        if sys.platform == "win32":
-            builder.call(_external(builder, "Sleep", ir.VoidType(), I32), (ir.Constant(I32, 1),))
-        else:
-            builder.call(_external(builder, "usleep", I32, I32), (ir.Constant(I32, 100),))
-        return ir.Constant(I64, 0)
-
-    return types.int64(types.int64, types.int64), emit
-
-
-@_instruction
-def _wake(typing, address):  # type: ignore[no-untyped-def]
-    """Wake all who sleep at the shared word."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        if not LINUX:
-            return ir.Constant(I64, 0)
-        system_call = _external(builder, "syscall", I64, I64, I64, I64, I64, I64)
-        everyone = ir.Constant(I64, 2**31 - 1)
-        numbers = (ir.Constant(I64, FUTEX), args[0], ir.Constant(I64, FUTEX_WAKE), everyone, ir.Constant(I64, 0))
-        return builder.call(system_call, numbers)
-
-    return types.int64(types.int64), emit
-
-
-@_instruction
-def _launch(typing, function, table, scratch, lo, hi):  # type: ignore[no-untyped-def]
-    """Call the kernel at the address `function`."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        kernel = ir.FunctionType(ir.VoidType(), (I64.as_pointer(), I8.as_pointer(), I64, I64))
-        pointer = builder.inttoptr(args[0], kernel.as_pointer())
-        table, scratch = builder.inttoptr(args[1], I64.as_pointer()), builder.inttoptr(args[2], I8.as_pointer())
-        builder.call(pointer, (table, scratch, args[3], args[4]))
-        return ir.Constant(I64, 0)
-
-    return types.int64(*(types.int64,) * 5), emit
-
-
-@_instruction
-def _copy(typing, target, source, count):  # type: ignore[no-untyped-def]
-    """Copy `count` bytes."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        byte = I8.as_pointer()
-        target, source = builder.inttoptr(args[0], byte), builder.inttoptr(args[1], byte)
-        builder.call(_external(builder, "memcpy", byte, byte, byte, I64), (target, source, args[2]))
-        return ir.Constant(I64, 0)
-
-    return types.int64(types.int64, types.int64, types.int64), emit
-
-
-@_instruction
-def _count(typing, mapping):  # type: ignore[no-untyped-def]
-    """How many items a dict has."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.call(_external(builder, "chainrule_count", I64, I64), (args[0],))
-
-    return types.int64(types.int64), emit
-
-
-@_instruction
-def _look_up(typing, mapping, name):  # type: ignore[no-untyped-def]
-    """The value under a name in a dict, borrowed, or 0."""
-
-    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        return builder.call(_external(builder, "chainrule_look_up", I64, I64, I64), (args[0], args[1]))
-
-    return types.int64(types.int64, types.int64), emit
-
-
 @_compiled
 def _wait(word: int, seen: int, asleep: int, spins: int, yields: int) -> None:
     """Until the shared `word` is no longer `seen`; `asleep` counts who may need to be woken."""
     for _ in range(spins):
-        if _peek_shared(word) != seen:
+        if peek_shared(word) != seen:
             return
-        _pause()
+        pause()
     for _ in range(yields):
-        if _peek_shared(word) != seen:
+        if peek_shared(word) != seen:
             return
-        _yield_core()
-    while _peek_shared(word) == seen:
+        yield_core()
+    while peek_shared(word) == seen:
         # whoever changes the word looks at `asleep` after: either it sees us, or the system call sees the change
-        _add_shared(asleep, 1)
-        _sleep(word, seen)
-        _add_shared(asleep, -1)
+        add_shared(asleep, 1)
+        sleep(word, seen)
+        add_shared(asleep, -1)
 
 
 @_compiled
 def _signal(word: int, asleep: int) -> None:
     """Change the shared `word` and wake who sleeps there."""
-    _add_shared(word, 1)
-    if _peek_shared(asleep) != 0:
-        _wake(word)
+    add_shared(word, 1)
+    if peek_shared(asleep) != 0:
+        wake(word)
 
 
 @_compiled
 def _meet(pool: int, threads: int) -> None:
     """The barrier: nobody leaves before `threads` threads have come."""
-    generation = _peek_shared(pool + GENERATION)
-    if _add_shared(pool + ARRIVED, 1) == threads:
-        _set_shared(pool + ARRIVED, 0)
+    generation = peek_shared(pool + GENERATION)
+    if add_shared(pool + ARRIVED, 1) == threads:
+        set_shared(pool + ARRIVED, 0)
         _signal(pool + GENERATION, pool + ASLEEP)
     else:
-        _wait(pool + GENERATION, generation, pool + ASLEEP, _peek(pool + SPINS), _peek(pool + YIELDS))
+        _wait(pool + GENERATION, generation, pool + ASLEEP, peek(pool + SPINS), peek(pool + YIELDS))
 
 
 @_compiled
 def _checked(control: int) -> int:
     """1 and the place, where an index lies outside its bound; else 0."""
-    check = _peek(control + CHECKS)
-    for k in range(_peek(control + CHECK_COUNT)):
-        address, count, bound = _peek(check + ADDRESS), _peek(check + COUNT), _peek(check + BOUND)
+    check = peek(control + CHECKS)
+    for k in range(peek(control + CHECK_COUNT)):
+        address, count, bound = peek(check + ADDRESS), peek(check + COUNT), peek(check + BOUND)
         bad = 0
         for i in range(count):
-            value = _peek(address + 8 * i)
+            value = peek(address + 8 * i)
             bad |= (value < 0) | (value >= bound)
         if bad:
             for i in range(count):
-                value = _peek(address + 8 * i)
+                value = peek(address + 8 * i)
                 if value < 0 or value >= bound:
-                    _poke(control + BAD_CHECK, k)
-                    _poke(control + BAD_POSITION, i)
+                    poke(control + BAD_CHECK, k)
+                    poke(control + BAD_POSITION, i)
                     return 1
         check += CHECK_BYTES
     return 0
@@ -307,41 +142,41 @@ def _checked(control: int) -> int:
 @_compiled
 def _advance(control: int) -> None:
     """A step starts: the clock goes on."""
-    clock = _peek(control + CLOCK)
+    clock = peek(control + CLOCK)
     if clock != 0:
-        _poke(clock + 8, _peek(clock + 8) + _peek(control + ADVANCE))
+        poke(clock + 8, peek(clock + 8) + peek(control + ADVANCE))
 
 
 @_compiled
 def _feed(control: int, step: int) -> None:
     """Copy the inputs of a step to where the kernels read them."""
-    feed = _peek(control + FEEDS)
-    for _ in range(_peek(control + FEED_COUNT)):
-        _copy(_peek(feed + TARGET), _peek(feed + SOURCE) + step * _peek(feed + STRIDE), _peek(feed + BYTES))
+    feed = peek(control + FEEDS)
+    for _ in range(peek(control + FEED_COUNT)):
+        copy(peek(feed + TARGET), peek(feed + SOURCE) + step * peek(feed + STRIDE), peek(feed + BYTES))
         feed += COPY_BYTES
 
 
 @_compiled
 def _keep(control: int, step: int) -> None:
     """Copy the results of a step to the caller's arrays."""
-    result = _peek(control + RESULTS)
-    for _ in range(_peek(control + RESULT_COUNT)):
-        target = _peek(result + TARGET) + step * _peek(result + STRIDE)
-        _copy(target, _peek(result + SOURCE), _peek(result + BYTES))
+    result = peek(control + RESULTS)
+    for _ in range(peek(control + RESULT_COUNT)):
+        target = peek(result + TARGET) + step * peek(result + STRIDE)
+        copy(target, peek(result + SOURCE), peek(result + BYTES))
         result += COPY_BYTES
 
 
 @_compiled
 def _walk_alone(control: int) -> None:
     """All steps on one thread."""
-    tape, entries, scratch = _peek(control + TAPE), _peek(control + ENTRIES), _peek(control + SCRATCH)
-    first = _peek(control + FIRST)
-    for step in range(first, first + _peek(control + STEPS)):
+    tape, entries, scratch = peek(control + TAPE), peek(control + ENTRIES), peek(control + SCRATCH)
+    first = peek(control + FIRST)
+    for step in range(first, first + peek(control + STEPS)):
         _advance(control)
         _feed(control, step)
         entry = tape
         for _ in range(entries):
-            _launch(_peek(entry + FUNCTION), _peek(entry + TABLE), scratch, 0, _peek(entry + EXTENT))
+            launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, 0, peek(entry + EXTENT))
             entry += ENTRY_BYTES
         _keep(control, step)
 
@@ -349,10 +184,10 @@ def _walk_alone(control: int) -> None:
 @_compiled
 def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
     """This thread's part of all steps. What is not divided is thread 0's."""
-    tape, entries = _peek(control + TAPE), _peek(control + ENTRIES)
-    scratch = _peek(control + SCRATCH) + thread * _peek(control + SCRATCH_STRIDE)
-    first = _peek(control + FIRST)
-    for step in range(first, first + _peek(control + STEPS)):
+    tape, entries = peek(control + TAPE), peek(control + ENTRIES)
+    scratch = peek(control + SCRATCH) + thread * peek(control + SCRATCH_STRIDE)
+    first = peek(control + FIRST)
+    for step in range(first, first + peek(control + STEPS)):
         if step != first:  # the first step was started before the workers were called
             if thread == 0:
                 _advance(control)
@@ -360,13 +195,13 @@ def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
             _meet(pool, threads)
         entry = tape
         for _ in range(entries):
-            if _peek(entry + BARRIER) != 0:
+            if peek(entry + BARRIER) != 0:
                 _meet(pool, threads)
-            parts = _peek(entry + PARTS)
+            parts = peek(entry + PARTS)
             if thread < parts:
-                extent = _peek(entry + EXTENT)
+                extent = peek(entry + EXTENT)
                 lo, hi = extent * thread // parts, extent * (thread + 1) // parts
-                _launch(_peek(entry + FUNCTION), _peek(entry + TABLE), scratch, lo, hi)
+                launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, lo, hi)
             entry += ENTRY_BYTES
         _meet(pool, threads)
         if thread == 0:
@@ -387,12 +222,12 @@ def _work(pool: int, thread: int) -> None:
     mail = pool + MAIL + thread * MAIL_BYTES
     seen = 0
     while True:
-        _wait(mail, seen, mail + MAIL_ASLEEP, _peek(pool + SPINS), _peek(pool + YIELDS))
-        seen = _peek_shared(mail)
-        if _peek_shared(pool + STOP) != 0:
+        _wait(mail, seen, mail + MAIL_ASLEEP, peek(pool + SPINS), peek(pool + YIELDS))
+        seen = peek_shared(mail)
+        if peek_shared(pool + STOP) != 0:
             return
-        control = _peek(pool + JOB)
-        _walk_together(control, pool, thread, _peek(control + THREADS))
+        control = peek(pool + JOB)
+        _walk_together(control, pool, thread, peek(control + THREADS))
 
 
 @_compiled
@@ -405,23 +240,23 @@ def _walk(control: int, thread: int) -> int:
         _work(control, thread)
         return 0
     if thread < 0 and control != 0:
-        _set_shared(control + STOP, 1)
+        set_shared(control + STOP, 1)
         _call(control, -thread)
         return 0
     if thread < 0:
         for _ in range(-thread):
-            _pause()
+            pause()
         return 0
-    if _peek(control + CHECK_COUNT) != 0 and _checked(control) != 0:
+    if peek(control + CHECK_COUNT) != 0 and _checked(control) != 0:
         return 1
-    threads = _peek(control + THREADS)
+    threads = peek(control + THREADS)
     if threads == 1:
         _walk_alone(control)
         return 0
-    pool = _peek(control + POOL)
+    pool = peek(control + POOL)
     _advance(control)
-    _feed(control, _peek(control + FIRST))
-    _poke(pool + JOB, control)
+    _feed(control, peek(control + FIRST))
+    poke(pool + JOB, control)
     _call(pool, threads)
     _walk_together(control, pool, 0, threads)
     return 0
@@ -430,31 +265,31 @@ def _walk(control: int, thread: int) -> int:
 @_compiled
 def _is_as_before(array: int, take: int) -> bool:
     """Whether an object is an array of the type, dtype and shape that `take` says, its elements without gaps."""
-    if array == 0 or _peek(array + OBJECT_KIND) != _peek(take + TAKE_KIND):
+    if array == 0 or peek(array + OBJECT_KIND) != peek(take + TAKE_KIND):
         return False
-    axes = _peek(take + TAKE_AXES)
-    if _peek(array + ARRAY_DTYPE) != _peek(take + TAKE_DTYPE) or _peek_shared(array + ARRAY_AXES) != axes:
+    axes = peek(take + TAKE_AXES)
+    if peek(array + ARRAY_DTYPE) != peek(take + TAKE_DTYPE) or peek_shared(array + ARRAY_AXES) != axes:
         return False
-    if _peek_shared(array + ARRAY_FLAGS) & CONTIGUOUS == 0:
+    if peek_shared(array + ARRAY_FLAGS) & CONTIGUOUS == 0:
         return False
-    shape, other = _peek(array + ARRAY_SHAPE), 0
+    shape, other = peek(array + ARRAY_SHAPE), 0
     for k in range(axes):
-        other |= _peek(shape + 8 * k) != _peek(take + TAKE_SHAPE + 8 * k)
+        other |= peek(shape + 8 * k) != peek(take + TAKE_SHAPE + 8 * k)
     return other == 0
 
 
 @_compiled
 def _take(block: int, mapping: int) -> int:
     """Copy the inputs in a dict to where the kernels read them; 0 where they are not as `block` says."""
-    count = _peek(block + TAKE_INPUTS)
-    if _peek(mapping + OBJECT_KIND) != _peek(block + TAKE_MAPPING) or _count(mapping) != count:
+    count = peek(block + TAKE_INPUTS)
+    if peek(mapping + OBJECT_KIND) != peek(block + TAKE_MAPPING) or count_items(mapping) != count:
         return 0
     take = block + TAKE_FIRST
     for _ in range(count):
-        array = _look_up(mapping, _peek(take + TAKE_NAME))
+        array = look_up(mapping, peek(take + TAKE_NAME))
         if not _is_as_before(array, take):
             return 0
-        _copy(_peek(take + TAKE_TARGET), _peek(array + ARRAY_DATA), _peek(take + TAKE_COUNT))
+        copy(peek(take + TAKE_TARGET), peek(array + ARRAY_DATA), peek(take + TAKE_COUNT))
         take += TAKE_BYTES
     return 1
 
