@@ -133,7 +133,7 @@ def test_compile_says_what_it_costs_and_saves_what_runs(command, folder):
     code, line, _ = command("compile", MODEL, "--optimizer", "adamw", "--json", "--out", "built", "--set", "hidden=32")
     found = json.loads(line)
     assert code == 0
-    assert found["parameters"] == str(64 * 32 + 32 + 32 * 10 + 10)
+    assert found["parameters"] == 64 * 32 + 32 + 32 * 10 + 10
     assert "batch" in found["flops"]
     names = {path.name for path in (folder / "built").iterdir()}
     assert {"nodes.json", "edges.json"} < names

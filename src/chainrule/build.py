@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cache as once
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import llvmlite
-from msgspec import json
 
 import chainrule
+from chainrule.errors import ChainruleError
 from chainrule.executable import FORMAT, TAPE_FORMAT, WALKER_SYMBOL
 from chainrule.options import Options
 from chainrule.runtime.cache import Cache, Compiled, digest, key
@@ -77,7 +78,7 @@ def walker() -> bytes:
     return data
 
 
-def summary(source: Source, options: Options) -> Mapping[str, str]:
+def summary(source: Source, options: Options) -> Mapping[str, int | str]:
     """Formulas, kernels, parameters, FLOPs and bytes as polynomials in the dims."""
     return executable(source, options).executable.summary
 
@@ -105,6 +106,15 @@ def picture(
     return views.picture(source, options, kind, format, depth)
 
 
+def html(source: Source, options: Options, kind: str) -> str:
+    """A picture for a notebook; where it cannot be drawn, why."""
+    try:
+        drawn = picture(source, options, kind).decode()
+    except ChainruleError as error:
+        return f"<pre>{escape(str(error))}</pre>"
+    return drawn[drawn.index("<svg") :]  # without the XML declaration, which HTML does not have
+
+
 def tables(source: Source, options: Options) -> dict[str, Any]:
     """The node table and the edge list of the derived graph."""
     from chainrule import views
@@ -129,7 +139,8 @@ def check(source: Source, options: Options, **settings: Any) -> Any:
 def _asked(source: Source, options: Options) -> list[bytes | str]:
     asked: list[bytes | str] = [f"{name}\0{text}" for name, text in texts(source).items()]
     places = [(place.file, place.line) for place in source.places]  # they are in the kernels' comments and errors
-    return [*asked, source.model or "", json.encode([source.arguments, places]), json.encode(options)]
+    # repr tells 4 from 4.0 and True, and inf from NaN, which JSON does not have
+    return [*asked, source.model or "", repr((source.arguments, places)), repr(options)]
 
 
 @once

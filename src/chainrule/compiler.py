@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import sympy as sp
 from msgspec import structs
 
 from chainrule import codegen, lang
@@ -13,7 +14,7 @@ from chainrule.errors import ChainruleError, SourceError, nearest
 from chainrule.executable import Executable
 from chainrule.ir import cost
 from chainrule.ir.expression import expression_text
-from chainrule.ir.formula import Formula
+from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, Node
 from chainrule.ir.program import Program
 from chainrule.ir.trace import Step
@@ -116,14 +117,15 @@ def derive(source: Source, options: Options) -> Compiled:
         return Compiled(written, graph, run(graph, (*PREPARE, *_improve(options)), watch), {}, tuple(trace))
     loss = _loss(written, options.loss)
     graph = run(replace(graph, outputs=(loss, *(o for o in wanted if o != loss))), PREPARE, watch)
-    of = options.wrt or tuple(p.tensor.name for p in graph.params)
+    of = tuple(_differentiable(name, graph, written) for name in options.wrt or [p.tensor.name for p in graph.params])
     derivation = backward(graph, loss, of)
     trace.extend(derivation.trace)
     graph = derivation.graph
     if options.optimizer is not None:
         graph = lang.apply_optimizer(graph, derivation.gradients, options.optimizer, dict(options.arguments))
     else:
-        graph = replace(graph, outputs=(*graph.outputs, *dict.fromkeys(derivation.gradients[name] for name in of)))
+        gradients = dict.fromkeys(derivation.gradients[name] for name in of)
+        graph = replace(graph, updates=(), outputs=(*graph.outputs, *gradients))  # to look changes nothing
     validate(graph)
     return Compiled(written, graph, run(graph, _improve(options), watch), derivation.gradients, tuple(trace))
 
@@ -148,7 +150,16 @@ def _loss(graph: Graph, name: str) -> str:
 def _known(name: str, graph: Graph, written: Graph) -> str:
     if name in graph.tensors:
         return name
-    raise ChainruleError(f"model {written.name} has no tensor {name!r}: {nearest(name, graph.tensors)}")
+    params = {param.tensor.name for param in written.params}
+    known = [tensor for tensor in written.tensors if "." not in tensor or tensor in params]  # no layer's inside
+    raise ChainruleError(f"model {written.name} has no tensor {name!r}: {nearest(name, known)}")
+
+
+def _differentiable(name: str, graph: Graph, written: Graph) -> str:
+    dtype = graph.tensors[_known(name, graph, written)].dtype
+    if dtype is not DType.FLOAT:
+        raise ChainruleError(f"{name} is {dtype.value}: only float tensors have gradients\n  Way out: leave {name} out")
+    return name
 
 
 def changes(rule: str, before: Graph, after: Graph) -> list[Step]:
@@ -166,7 +177,7 @@ def changes(rule: str, before: Graph, after: Graph) -> list[Step]:
 
 def program(compiled: Compiled, options: Options) -> Program:
     """The kernels of a derived graph."""
-    return schedule(compiled.graph, training=options.training)
+    return schedule(compiled.graph, training=options.mode == "train")
 
 
 def compile_source(
@@ -182,13 +193,18 @@ def compile_source(
     return structs.replace(executable, gradients=gradients, unread=unread, summary=told), objects
 
 
-def summary(compiled: Compiled, executable: Executable) -> dict[str, str]:
+def summary(compiled: Compiled, executable: Executable) -> dict[str, int | str]:
     """Figures for people. FLOPs: operations of all formulas; bytes: if each formula were a kernel of its own."""
     return {
-        "formulas": str(sum(isinstance(node, Formula) for node in compiled.graph.nodes)),
-        "launches": str(len(executable.launches)),
-        "kernels": str(len(executable.kernels)),
-        "parameters": str(cost.parameters(compiled.graph)),
-        "flops": expression_text(cost.total_flops(compiled.graph), {}),
-        "bytes": expression_text(cost.total_traffic(compiled.graph), {}),
+        "formulas": sum(isinstance(node, Formula) for node in compiled.graph.nodes),
+        "launches": len(executable.launches),
+        "kernels": len(executable.kernels),
+        "parameters": int(cost.parameters(compiled.graph)),
+        "flops": _figure(cost.total_flops(compiled.graph)),
+        "bytes": _figure(cost.total_traffic(compiled.graph)),
     }
+
+
+def _figure(value: sp.Expr) -> int | str:
+    """A number where no dim is in it, else the polynomial's text."""
+    return int(value) if value.is_Integer else expression_text(value, {})

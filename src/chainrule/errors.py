@@ -15,6 +15,12 @@ class ChainruleError(Exception):
     """The one family of errors that the public functions raise."""
 
 
+class UnknownName(ChainruleError, KeyError):
+    """A name that a mapping does not have: also a KeyError, as mappings raise it."""
+
+    __str__ = Exception.__str__  # KeyError's shows one line, quoted
+
+
 @dataclass(frozen=True)
 class Span:
     """Where something was written: lines and columns count from 1, `text` is the whole line."""

@@ -25,7 +25,7 @@ Polynomial = tuple[Term, ...]
 Element = Literal["float32", "float64", "int64", "bool"]
 Space = Literal["input", "param", "state", "scalar", "clock", "constant", "arena"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Dim(msgspec.Struct, frozen=True):
@@ -162,7 +162,7 @@ class Executable(msgspec.Struct, frozen=True):
     clock: int | None = None  # the buffer of (seed, step), if a kernel reads it
     gradients: dict[str, str] = {}  # of a program that returns them: what each tensor's gradient is called
     unread: tuple[str, ...] = ()  # inputs of the model that this program does not need
-    summary: dict[str, str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
+    summary: dict[str, int | str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
 
 
 def evaluate(polynomial: Polynomial, sizes: Mapping[str, int]) -> int:

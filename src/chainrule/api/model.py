@@ -1,27 +1,28 @@
 """Models and steps: load or make a model, compile it, train it, ask it.
 
 A model is its source; programs are compiled, or found in the cache, when something is asked of it. All programs of a
-model in one dtype share one store of parameters, states and run-time numbers.
+model share one store of parameters, states and run-time numbers, which is of one dtype: that of its last training
+step. A program of the other dtype looks at a copy.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from chainrule import build
-from chainrule.api.tensor import Tensor, every_dim, name_all, recorded
-from chainrule.errors import ChainruleError, Span
+from chainrule.api.tensor import Tensor, plain, recorded_source
+from chainrule.errors import ChainruleError
 from chainrule.options import Options
 from chainrule.runtime.step import Runner
 from chainrule.runtime.store import Store
@@ -30,21 +31,26 @@ from chainrule.source import Argument, Source, read_source
 DType: TypeAlias = Literal["float32", "float64"]
 Array: TypeAlias = NDArray[Any]
 
+CHECKSUM = "sha256"  # of a saved file's numbers, in its metadata
+
 
 @dataclass(eq=False)
 class Model:
     """A network: what was written, and the parameters that its programs share.
 
-    Made from symbolic tensors, ``Model(loss, logits=logits)``: the loss, and outputs by name; or by `load`.
+    Made from symbolic tensors, ``Model(loss, logits=logits)``: the loss, and outputs by name; or by `load`. Without
+    a loss it can predict, and not be trained. dtype: of its parameters (float32 until something else is asked for).
     """
 
     source: Source
-    _stores: dict[str, Store] = field(default_factory=dict)
-    _runners: dict[tuple[Options, int | None], Runner] = field(default_factory=dict)
+    dtype: DType
+    _stores: dict[DType, Store]
+    _runners: dict[tuple[Options, int | None], Runner]
 
-    def __init__(self, loss: Tensor | Source, /, *, name: str = "network", **outputs: Tensor) -> None:
-        self.source = loss if isinstance(loss, Source) else _recorded_source(name, {"loss": loss, **outputs})
-        self._stores, self._runners = {}, {}
+    def __init__(self, loss: Tensor | Source | None = None, /, *, name: str = "network", **outputs: Tensor) -> None:
+        roots = outputs if loss is None or isinstance(loss, Source) else {"loss": loss, **outputs}
+        self.source = loss if isinstance(loss, Source) else recorded_source(name, roots)
+        self.dtype, self._stores, self._runners = "float32", {}, {}
 
     def compile(
         self,
@@ -63,48 +69,55 @@ class Model:
 
         optimizer: one of the library's (sgd, momentum, nesterov, adam, adamw), with its `arguments` (rate=0.01). Those
         that are run-time numbers may be changed later in `Step.scalars`. outputs: tensors that a step returns beside
-        the loss. seed: draw the parameters anew (default: keep them; 0 where there are none).
+        the loss. dtype: of the step, and of the model's parameters from now on. seed: draw the parameters anew
+        (default: keep them; 0 where there are none).
         Raises SourceError where the model's text is wrong, ChainruleError where an argument is.
         """
         if target != "cpu":
             raise ChainruleError(f"there is no target {target!r}\n  Way out: target='cpu'")
-        asked, given = _names(outputs), tuple(sorted(arguments.items()))
+        asked, given = _names(outputs), tuple(sorted((name, plain(value)) for name, value in arguments.items()))
         options = Options("train", asked, loss, optimizer, given, (), _checked(dtype), accurate)
-        return Step(self, self._runner(options, threads, seed), loss, asked)
+        self._adopt(options.dtype)
+        return Step(self, options, self._runner(options, threads, seed))
 
     def predict(
-        self, *, outputs: Sequence[str] = (), dtype: DType = "float32", threads: int | None = None, **inputs: Any
+        self, /, *, outputs: Sequence[str] = (), dtype: DType | None = None, threads: int | None = None, **inputs: Any
     ) -> dict[str, Array]:
         """The named outputs (default: those that the model declares) in eval mode, as copies.
 
         Only the inputs upstream of what is asked are needed; the model's others may be given, and are not looked at.
         """
-        runner = self._runner(Options("predict", _names(outputs), dtype=_checked(dtype)), threads)
+        runner = self._runner(Options("predict", _names(outputs), dtype=_checked(dtype or self.dtype)), threads)
         return runner.run(_needed(runner, inputs))
 
     def gradients(
         self,
+        /,
         wrt: Sequence[str] = (),
         *,
         loss: str = "loss",
-        dtype: DType = "float32",
+        dtype: DType | None = None,
         threads: int | None = None,
         **inputs: Any,
     ) -> tuple[Any, dict[str, Array]]:
-        """The loss, and its gradient with respect to each of `wrt` (parameters or inputs; default: all parameters)."""
-        runner = self._runner(Options("gradient", (), loss, wrt=_names(wrt), dtype=_checked(dtype)), threads)
+        """The loss, and its gradient with respect to each of `wrt` (parameters or inputs; default: all parameters).
+
+        In training mode, yet nothing changes: no state, and not the count of steps, by which draws are made.
+        """
+        options = Options("gradient", (), loss, wrt=_names(wrt), dtype=_checked(dtype or self.dtype))
+        runner = self._runner(options, threads)
         found = runner.run(_needed(runner, inputs))
         return found[loss], {name: found[gradient] for name, gradient in runner.executable.gradients.items()}
 
     @property
     def params(self) -> MutableMapping[str, Array]:
-        """Name → array of every parameter (float32): reading copies, assigning writes."""
-        return self.store("float32").params
+        """Name → array of every parameter: reading copies, assigning writes."""
+        return self.store().params
 
-    def save(self, path: str | Path, dtype: DType = "float32") -> None:
+    def save(self, path: str | Path) -> None:
         """Write the parameters to `path` as safetensors, whole or not at all. Raises ChainruleError where it cannot."""
-        path, params = Path(path), self.store(dtype).params
-        data = save({name: params[name] for name in params})
+        path, params = Path(path), dict(self.params)
+        data = save(params, metadata={CHECKSUM: _checksum(params)})
         aside = path.with_name(f".{path.name}-{os.getpid()}")
         try:
             with aside.open("wb") as file:
@@ -117,18 +130,13 @@ class Model:
                 aside.unlink(missing_ok=True)
             raise ChainruleError(f"{path} cannot be written: {error.strerror}") from None
 
-    def restore(self, path: str | Path, dtype: DType = "float32") -> None:
-        """Read the parameters from `path`.
+    def restore(self, path: str | Path) -> None:
+        """Read the parameters from `path`: a file that `save` wrote, or any of safetensors with these names.
 
-        Raises ChainruleError where it cannot be read, or names or shapes differ; the parameters then stay as they are.
+        Raises ChainruleError where it cannot be read, is not as `save` wrote it, or names or shapes differ; the
+        parameters then stay as they are.
         """
-        try:
-            found = load_file(str(path))
-        except (OSError, SafetensorError, ValueError) as error:
-            raise ChainruleError(
-                f"{path} cannot be read as safetensors: {error}\n  Way out: a file that Model.save has written"
-            ) from None
-        params = self.store(dtype).params
+        found, params = _read_params(Path(path)), self.params
         if params.keys() != found.keys():
             missing, foreign = sorted(params.keys() - found.keys()), sorted(found.keys() - params.keys())
             raise ChainruleError(
@@ -143,11 +151,19 @@ class Model:
             params.update(before)
             raise
 
-    def store(self, dtype: DType) -> Store:
-        """What this model's programs in `dtype` share; made with seed 0 where nothing was compiled yet."""
-        if dtype not in self._stores:
+    def store(self, dtype: DType | None = None) -> Store:
+        """What this model's programs share; made with seed 0 where nothing was compiled yet. dtype: from now on."""
+        self._adopt(_checked(dtype or self.dtype))
+        if self.dtype not in self._stores:
+            self._runner(Options("predict", dtype=self.dtype), None)
+        return self._stores[self.dtype]
+
+    def _adopt(self, dtype: DType) -> None:
+        """Let `dtype` be the model's; its values go along."""
+        before, self.dtype = self.dtype, dtype
+        if before in self._stores and dtype != before:
             self._runner(Options("predict", dtype=dtype), None)
-        return self._stores[dtype]
+            _copy(self._stores[before], self._stores[dtype])
 
     def _runner(self, options: Options, threads: int | None, seed: int | None = None) -> Runner:
         known = self._runners.get((options, threads))
@@ -159,18 +175,17 @@ class Model:
             self._runners[options, threads] = known
         if seed is not None:
             known.store.restart(seed)
+        elif options.dtype != self.dtype and self.dtype in self._stores:
+            _copy(self._stores[self.dtype], known.store)
         return known
 
     def _repr_html_(self) -> str:
         """The forward pass as SVG; where it cannot be drawn, why."""
-        try:
-            drawn = build.picture(self.source, Options("predict"), "forward").decode()
-        except ChainruleError as error:
-            return f"<pre>{escape(str(error))}</pre>"
-        return drawn[drawn.index("<svg") :]  # without the XML declaration, which HTML does not have
+        return build.html(self.source, Options("predict"), "forward")
 
     def __repr__(self) -> str:
-        return f"Model({self.source.file})"
+        arguments = "".join(f", {name}={value!r}" for name, value in self.source.arguments)
+        return f"Model({self.source.file}{arguments})"
 
 
 @dataclass(eq=False)
@@ -178,22 +193,26 @@ class Step:
     """One training step as a function: ``loss = step(x=x, label=label)``."""
 
     model: Model
+    options: Options
     runner: Runner
-    loss: str
-    outputs: tuple[str, ...]
+    loss: str = field(init=False)
+    outputs: tuple[str, ...] = field(init=False)
 
-    def __call__(self, **batch: Any) -> Any:
+    def __post_init__(self) -> None:
+        self.loss, self.outputs = self.options.loss, self.options.outputs
+
+    def __call__(self, /, **batch: Any) -> Any:
         """Forward, backward and update; the loss before it, or (loss, outputs…) where outputs were asked for."""
         runner = self.runner
         found = runner.again(batch) or runner.run(batch)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
-    def run(self, steps: int, **batches: Any) -> Any:
+    def run(self, steps: int, /, **batches: Any) -> Any:
         """`steps` steps in one call; each input may have one more leading axis, a slice a step. Returns all losses."""
         found = self.runner.run(batches, steps)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
-    def predict(self, *, outputs: Sequence[str] = (), **inputs: Any) -> dict[str, Array]:
+    def predict(self, /, *, outputs: Sequence[str] = (), **inputs: Any) -> dict[str, Array]:
         """The model's outputs in eval mode, under these parameters."""
         dtype = self.runner.executable.element
         return self.model.predict(outputs=outputs, dtype=dtype, threads=self.runner.threads, **inputs)
@@ -222,42 +241,83 @@ class Step:
     def steps(self, value: int) -> None:
         self.runner.store.step = value
 
+    def _repr_html_(self) -> str:
+        """Both passes, side by side, as SVG; where they cannot be drawn, why."""
+        return build.html(self.model.source, self.options, "both")
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(item.name for item in self.runner.executable.inputs)
+        outputs = ", ".join((self.loss, *self.outputs))
+        return f"Step({self.model!r}, {self.options.optimizer}, {self.options.dtype}: {inputs} -> {outputs})"
+
 
 def load(path: str | Path, **arguments: Argument) -> Model:
     """The model in a file (``mlp.graph``, or ``nets.graph:mlp``) with its `arguments` (hidden=256).
 
     Raises ChainruleError where the file cannot be read; its text is checked when something is asked of the model.
     """
-    return Model(read_source(str(path), arguments))
+    return Model(read_source(str(path), {name: plain(value) for name, value in arguments.items()}))
 
 
 def value_and_grad(
-    model: Model, wrt: Sequence[str] = (), *, loss: str = "loss", dtype: DType = "float32"
+    model: Model, wrt: Sequence[str] = (), *, loss: str = "loss", dtype: DType | None = None
 ) -> Callable[..., tuple[Any, dict[str, Array]]]:
     """A plain function ``f(params=None, **inputs) -> (loss, {name: gradient})``.
 
-    params: a name → array mapping (None: the model's, as they are now); the model's own are left alone.
+    params: a name → array mapping (None: the model's, as they are now; some: the others as they are now). The model's
+    own are left alone, and the same call gives the same result: draws are those of the model's last step.
     wrt: parameters or inputs; default: every parameter.
     """
     private = Model(model.source)
 
     def evaluate(params: Mapping[str, Any] | None = None, **inputs: Any) -> tuple[Any, dict[str, Array]]:
-        private.store(dtype).params.update(model.store(dtype).params if params is None else params)
-        return private.gradients(wrt, loss=loss, dtype=dtype, **inputs)
+        here = private.store(dtype or model.dtype)
+        _copy(model.store(), here)
+        here.params.update(params or {})
+        return private.gradients(wrt, loss=loss, **inputs)
 
     return evaluate
 
 
 def grad(
-    model: Model, wrt: Sequence[str] = (), *, loss: str = "loss", dtype: DType = "float32"
+    model: Model, wrt: Sequence[str] = (), *, loss: str = "loss", dtype: DType | None = None
 ) -> Callable[..., dict[str, Array]]:
-    """A plain function ``f(params, **inputs) -> {name: gradient}``, as `value_and_grad` without the value."""
+    """A plain function ``f(params=None, **inputs) -> {name: gradient}``, as `value_and_grad` without the value."""
     both = value_and_grad(model, wrt, loss=loss, dtype=dtype)
 
     def evaluate(params: Mapping[str, Any] | None = None, **inputs: Any) -> dict[str, Array]:
         return both(params, **inputs)[1]
 
     return evaluate
+
+
+def _copy(source: Store, target: Store) -> None:
+    """Parameters, states, seed and step; both stores are of one model, and may differ in dtype."""
+    target.params.update(source.params)
+    target.states.update({name: value for name, value in source.states.items() if name in target.states.arrays})
+    target.clock[:] = source.clock
+
+
+def _checksum(params: Mapping[str, Array]) -> str:
+    """The SHA-256 of names, dtypes, shapes and bytes."""
+    found = hashlib.sha256()
+    for name, array in sorted(params.items()):
+        found.update(repr((name, array.dtype.str, array.shape)).encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def _read_params(path: Path) -> dict[str, Array]:
+    try:
+        with safe_open(path, "numpy") as file:
+            names, told = file.keys(), file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
+        raise ChainruleError(
+            f"{path} cannot be read as safetensors: {error}\n  Way out: a file that Model.save has written"
+        ) from None
+    if told.get(CHECKSUM, "") not in ("", _checksum(found)):
+        raise ChainruleError(f"{path} is damaged: its numbers are not those that were saved\n  Way out: save it anew")
+    return found
 
 
 def _needed(runner: Runner, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -278,28 +338,3 @@ def _checked(dtype: Any) -> DType:
     if name not in ("float32", "float64"):
         raise ChainruleError(f"a program's float is no {name}\n  Way out: dtype='float32' or 'float64'")
     return "float32" if name == "float32" else "float64"
-
-
-def _recorded_source(name: str, roots: Mapping[str, Tensor]) -> Source:
-    """The text of a model made of recorded statements, one a line, with the caller's place of each."""
-    for root, tensor in roots.items():
-        if not isinstance(tensor, Tensor):
-            way_out = "make it of inputs and params: cr.mean(…)"  # type: ignore[unreachable]
-            raise ChainruleError(f"{root} of the model is {tensor!r}, no symbolic tensor\n  Way out: {way_out}")
-    tensors = recorded(tuple(roots.values()))
-    names = name_all(tensors)
-    for root, tensor in roots.items():  # the loss is called loss, whatever made it
-        if not tensor.given and root not in names.values():
-            names[tensor.order] = root
-    first = tensors[0].place
-    lines: list[tuple[str, Span]] = [(f"model {name}:", first)]
-    lines += [(f"    dim {dim.declaration}", dim.place) for dim in every_dim(tensors).values()]
-    lines += [(f"    {tensor.statement(names)}", tensor.place) for tensor in tensors]
-    lines += [
-        (f"    {root} = {names[tensor.order]}", tensor.place)
-        for root, tensor in roots.items()
-        if names[tensor.order] != root
-    ]
-    lines.append((f"    output {', '.join(roots)}", first))
-    text = "".join(f"{line}\n" for line, _ in lines)
-    return Source(text, f"<{name}>", name, places=tuple(place for _, place in lines))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import itertools
 import linecache
+import numbers
+import operator
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +17,14 @@ from dataclasses import dataclass, field
 from functools import cache, reduce
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import numpy as np
+
+from chainrule import build
 from chainrule.errors import ChainruleError, Span, nearest
-from chainrule.source import LIBRARY, Argument
+from chainrule.options import Options
+from chainrule.source import LIBRARY, Argument, Source
 
 _HERE = str(Path(__file__).parent)
 _NAME = re.compile(r"[A-Za-z\u0370-\u03ff][A-Za-z0-9_\u0370-\u03ff]*\Z")
@@ -37,6 +44,8 @@ class Dim:
 
 
 Size = int | Dim
+
+DTYPES = ("float", "int", "bool")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +112,14 @@ class Tensor:
     def __floordiv__(self, other: Operand) -> Tensor:
         return _operate(" // ", self, other)
 
+    def __rfloordiv__(self, other: Operand) -> Tensor:
+        return _operate(" // ", other, self)
+
     def __mod__(self, other: Operand) -> Tensor:
         return _operate(" % ", self, other)
+
+    def __rmod__(self, other: Operand) -> Tensor:
+        return _operate(" % ", other, self)
 
     def __neg__(self) -> Tensor:
         return _operate("-", self)
@@ -149,11 +164,19 @@ class Tensor:
             "  Way out: choose inside a formula, with if … then … else"
         )
 
-    def __array__(self) -> object:
-        raise TypeError(f"{self.stem} is symbolic: it has values when its model runs (cr.Model(...).predict)")
+    def __array__(self, *_: object, **__: object) -> object:
+        raise ChainruleError(
+            f"{self.stem} is symbolic, and has no values yet\n  Way out: cr.Model({self.stem}={self.stem}).predict(…)"
+        )
+
+    __array_ufunc__ = None  # `np.float32(2) * x` is ours to record, not NumPy's to spread over elements
+
+    def _repr_html_(self) -> str:
+        """All that it is computed from, as SVG; where it cannot be drawn, why."""
+        return build.html(recorded_source("tensor", {self.stem: self}), Options("predict"), "forward")
 
 
-Operand = Tensor | int | float
+Operand = Tensor | int | float | np.number[Any]
 
 
 def caller() -> Span:
@@ -175,41 +198,54 @@ def caller() -> Span:
 
 def dim(name: str, minimum: int = 0, maximum: int | None = None) -> Dim:
     """A named size; what it may be is checked at each call: ``cr.dim("time", maximum=256)``."""
-    least, most = f"{minimum:d} <= " if minimum else "", f" <= {maximum:d}" if maximum is not None else ""
-    declaration = f"{name} >= {minimum:d}" if least and not most else f"{least}{name}{most}"
+    least = f"{_size(minimum)} <= " if minimum else ""
+    most = f" <= {_size(maximum)}" if maximum is not None else ""
+    declaration = f"{name} >= {_size(minimum)}" if least and not most else f"{least}{name}{most}"
     return Dim(_checked(name), caller(), declaration)
 
 
 def input(name: str, shape: Sequence[Size] = (), dtype: str = "float", *, index: Size | None = None) -> Tensor:
-    """A tensor that every call is given. `index`: its values are integers v with 0 <= v < index."""
-    kind = f" : index {_size(index)}" if index is not None else "" if dtype == "float" else f" : {_checked(dtype)}"
-    sizes = (*shape, *(() if index is None else (index,)))
-    return Tensor(_checked(name), (f"input {name}{_shape(shape)}{kind}",), caller(), _dims(sizes), given=True)
+    """A tensor that every call is given; dtype: float, int or bool.
+
+    index: its values are integers v with 0 <= v < index. How many bits a float has is chosen when a program is
+    compiled; arrays of other dtypes are cast as they come in, where no value is lost.
+    """
+    if dtype not in DTYPES:
+        way_out = "'float', 'int' or 'bool'; float32 or float64 is said in Model.compile(dtype=…)"
+        raise ChainruleError(f"{dtype!r} is no dtype of an input\n  Way out: {way_out}")
+    kind = f" : index {_size(index)}" if index is not None else "" if dtype == "float" else f" : {dtype}"
+    text = f"input {_checked(name)}{_shape(shape)}{kind}"
+    return Tensor(name, (text,), caller(), _dims((*shape, index)), given=True)
 
 
 def param(name: str, shape: Sequence[int] = (), init: str = "zeros") -> Tensor:
     """A trained tensor; `init` is a law of the library: ``"zeros"``, ``"normal(0.02)"``, ``"glorot_uniform"``."""
-    if not re.fullmatch(r"[a-z_]+(\([-+0-9a-z_=., ]*\))?", init):
+    if not isinstance(init, str) or not re.fullmatch(r"[a-z_]+(\([-+0-9a-z_=., ]*\))?", init):
         raise ChainruleError(f"init {init!r} is no initialiser\n  Way out: write one such as 'normal(0.02)'")
     text = f"param {_checked(name)}{_shape(shape)} ~ {init}"
     return Tensor(name, (text,), caller(), _dims(shape), given=True)
 
 
-def formula(text: str, *, name: str | None = None, **reads: Tensor) -> Tensor:
-    """One statement of the language over the tensors that it reads, each under the name that the text gives it.
+def formula(text: str, /, *, name: str | None = None, **reads: Operand) -> Tensor:
+    """One statement of the language over the tensors and numbers that it reads, each under its name in the text.
 
-    >>> h = formula("h[n, o] = sum[i] x[n, i] * W[i, o]", x=x, W=W)
+    >>> h = formula("h[n, o] = a * sum[i] x[n, i] * W[i, o]", x=x, W=W, a=0.5)
 
     Errors in the text are found when the model is compiled, and point at this call.
     """
-    if "\n" in text.strip() or "\r" in text:
+    if not isinstance(text, str) or "\n" in text.strip() or "\r" in text:
         raise ChainruleError("a formula is one line\n  Way out: record several, or write a layer in a .graph file")
     head = re.match(r"\s*(?:stop\s+)?([^\W\d]\w*)\s*(\[|:|=)", text)
     if head is None:
         raise ChainruleError(f"{text!r} defines no tensor\n  Way out: begin with its name: 'y[n, o] = …'")
-    places: dict[str, Tensor | None] = {**reads, head[1]: None}
     # whole words only; split keeps the words, which stand at the odd places
     words = re.split(r"([^\W\d]\w*)", text.strip())
+    for read in reads:
+        if read not in words[1::2] or read == head[1]:
+            what = "is what the formula defines" if read == head[1] else "stands nowhere in the formula"
+            raise ChainruleError(f"{read} {what}\n  {text.strip()}\n  Way out: {read}=… names a tensor that it reads")
+    places: dict[str, Tensor | str | None] = {name: _operand(read) for name, read in reads.items()}
+    places[head[1]] = None
     parts = (places[word] if k % 2 and word in places else word for k, word in enumerate(words))
     return Tensor(_checked(name or head[1]), tuple(parts), caller())
 
@@ -246,8 +282,12 @@ def gradient(of: Tensor, wrt: Tensor, *, name: str | None = None) -> Tensor:
 
 def _operate(sign: str, *operands: Operand) -> Tensor:
     """``a sign b``, or ``sign a``."""
-    shown = [operand if isinstance(operand, Tensor) else f"({_literal(operand)})" for operand in operands]
+    shown = [_operand(operand) for operand in operands]
     return Tensor("t", (None, " = ", *shown[:-1], sign, shown[-1]), caller())
+
+
+def _operand(value: Operand) -> Tensor | str:
+    return value if isinstance(value, Tensor) else f"({_literal(value)})"
 
 
 def recorded(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -325,10 +365,20 @@ def _checked(name: str) -> str:
 
 
 def _size(size: Size) -> str:
-    return size.name if isinstance(size, Dim) else f"{int(size):d}"
+    if isinstance(size, Dim):
+        return size.name
+    try:
+        number = operator.index(size)
+    except TypeError:
+        raise ChainruleError(f"{size!r} is no size\n  Way out: an integer, or cr.dim({str(size)!r})") from None
+    if number < 0:
+        raise ChainruleError(f"the size {number} is negative\n  Way out: sizes are 0 or more")
+    return str(number)
 
 
 def _shape(shape: Sequence[Size]) -> str:
+    if not isinstance(shape, list | tuple):
+        raise ChainruleError(f"{shape!r} is no shape\n  Way out: a list of sizes: [batch, 64]")
     return f"[{', '.join(map(_size, shape))}]" if shape else ""
 
 
@@ -336,20 +386,33 @@ def _dims(values: Sequence[object]) -> tuple[Dim, ...]:
     return tuple(v for v in values if isinstance(v, Dim))
 
 
-def _literal(value: object) -> str:
+def plain(value: object) -> Argument:
+    """A Python number, truth value or word for `value`, which may be NumPy's. Raises ChainruleError for all else."""
     match value:
-        case bool():
-            return str(value).lower()
-        case int():
-            return str(value)
-        case float():
-            return _decimal(value)
         case str():
-            return _checked(value)  # a word: a mode or a law's name
-        case Dim():
-            return value.name
+            return str(value)
+        case bool() | np.bool():
+            return bool(value)
+        case numbers.Integral():
+            return int(value)
+        case numbers.Real():  # np.float64 is a float too, and reads np.float64(0.5)
+            return float(value)
         case _:
             raise ChainruleError(f"{value!r} is neither a tensor nor a number\n  Way out: make it an input or a param")
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, Dim):
+        return value.name
+    match plain(value):
+        case bool() as truth:
+            return str(truth).lower()
+        case int() as number:
+            return str(number)
+        case float() as number:
+            return _decimal(number)
+        case word:
+            return _checked(word)  # a mode or a law's name
 
 
 def _decimal(value: float) -> str:
@@ -367,3 +430,30 @@ def every_dim(tensors: Sequence[Tensor]) -> dict[str, Dim]:
         return known
 
     return reduce(add, (d for t in tensors for d in t.dims), {})
+
+
+def recorded_source(name: str, roots: Mapping[str, Tensor]) -> Source:
+    """The text of a model made of recorded statements, one a line, with the caller's place of each."""
+    if not roots:
+        raise ChainruleError("a model without outputs computes nothing\n  Way out: cr.Model(loss, logits=logits)")
+    for root, tensor in roots.items():
+        if not isinstance(tensor, Tensor):
+            way_out = "make it of inputs and params: cr.mean(…)"  # type: ignore[unreachable]
+            raise ChainruleError(f"{root} of the model is {tensor!r}, no symbolic tensor\n  Way out: {way_out}")
+    tensors = recorded(tuple(roots.values()))
+    names = name_all(tensors)
+    for root, tensor in roots.items():  # the loss is called loss, whatever made it
+        if not tensor.given and root not in names.values():
+            names[tensor.order] = root
+    first = tensors[0].place
+    lines: list[tuple[str, Span]] = [(f"model {_checked(name)}:", first)]
+    lines += [(f"    dim {dim.declaration}", dim.place) for dim in every_dim(tensors).values()]
+    lines += [(f"    {tensor.statement(names)}", tensor.place) for tensor in tensors]
+    lines += [
+        (f"    {root} = {names[tensor.order]}", tensor.place)
+        for root, tensor in roots.items()
+        if names[tensor.order] != root
+    ]
+    lines.append((f"    output {', '.join(roots)}", first))
+    text = "".join(f"{line}\n" for line, _ in lines)
+    return Source(text, f"<{name}>", name, places=tuple(place for _, place in lines))

@@ -35,7 +35,7 @@ def compile_model(
         rows = build.tables(read, asked)[table]
         print(output.rows_json(rows) if json else output.rows_text(rows), end="")
         return
-    figures: Mapping[str, str] = build.summary(read, asked)
+    figures: Mapping[str, int | str] = build.summary(read, asked)
     if json:
         output.json_line({"model": model, **figures, **({"saved": saved} if out is not None else {})})
         return

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chainrule.errors import ChainruleError, nearest
+from chainrule.errors import ChainruleError, UnknownName, nearest
 from chainrule.executable import Buffer, Executable, Init, Param, State, evaluate
 from chainrule.runtime.buffers import ELEMENTS, Shape, aligned
 from chainrule.runtime.values import Array, as_array, check_dtype
@@ -62,7 +62,7 @@ class Tensors(MutableMapping[str, Array]):
     def _held(self, name: str) -> Array:
         held = self.arrays.get(name)
         if held is None:
-            raise ChainruleError(
+            raise UnknownName(
                 f"there is no {self.kind} {name!r}\n  {nearest(name, self.arrays)}\n  Way out: use one of these names"
             )
         return held
@@ -80,8 +80,12 @@ class Scalars(MutableMapping[str, float]):
 
     def __setitem__(self, name: str, value: float) -> None:
         held = self._held(name)
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ChainruleError(f"scalar {name} is a number, given: {value!r}\n  Way out: assign a float") from None
         with self.store.lock:
-            held[...] = value
+            held[...] = number
 
     def __delitem__(self, name: str) -> None:
         raise ChainruleError(f"scalar {name} belongs to the program\n  Way out: assign another value")
@@ -94,7 +98,7 @@ class Scalars(MutableMapping[str, float]):
 
     def _held(self, name: str) -> Array:
         if name not in self.arrays:
-            raise ChainruleError(
+            raise UnknownName(
                 f"there is no scalar {name!r}\n  {nearest(name, self.arrays)}\n  Way out: use one of these names"
             )
         return self.arrays[name]

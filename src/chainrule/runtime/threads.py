@@ -156,8 +156,8 @@ def thread_count(threads: int | None = None) -> int:
         if not (text.isascii() and text.isdigit()):
             raise ChainruleError(f"CHAINRULE_THREADS is {text!r}\n  Way out: a number from 1 to {MOST}")
         threads = int(text)
-    if not 1 <= threads <= MOST:
-        raise ChainruleError(f"{threads} threads were asked for\n  Way out: a number from 1 to {MOST}")
+    if not isinstance(threads, int) or not 1 <= threads <= MOST:
+        raise ChainruleError(f"{threads!r} threads were asked for\n  Way out: a number from 1 to {MOST}")
     return threads
 
 
