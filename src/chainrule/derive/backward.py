@@ -14,6 +14,7 @@ from functools import lru_cache
 import networkx as nx
 import sympy as sp
 
+from chainrule.derive.support import EVERYWHERE, Hazards, Support, hazards, supports
 from chainrule.derive.vjp import fresh_axes, other_terms, vjp
 from chainrule.errors import ChainruleError, nearest
 from chainrule.ir.calculus import derivative
@@ -44,6 +45,8 @@ class _Work:
     trace: list[Step] = field(default_factory=list)
     sent: dict[str, list[Formula | str]] = field(default_factory=dict)
     cotangents: dict[str, str] = field(default_factory=dict)
+    supports: Mapping[str, Support] = field(default_factory=dict)
+    hazards: Hazards | None = None
 
     def name(self, wanted: str) -> str:
         name = fresh_name(wanted, self.taken)
@@ -67,6 +70,7 @@ def backward(graph: Graph, of: str | Mapping[str, str], wrt: Sequence[str]) -> D
     seeds = {of: None} if isinstance(of, str) else dict(of)
     _check(graph, seeds, wrt)
     work = _Work(graph, _active(graph, seeds, wrt), set(graph.tensors))
+    work.supports = supports(graph, work.active, frozenset(seeds))
     for name, seed in seeds.items():
         if name in work.active:
             work.sent[name] = [_one(work, graph.tensors[name]) if seed is None else seed]
@@ -117,14 +121,27 @@ def _send(work: _Work, f: Formula, y_bar: str) -> None:
         if f.reduce is Reduce.PROD and not others:
             others = work.name(f"{f.out}_others")
             work.add("other terms", (f,), other_terms(f, others))
-        contribution = _contribution(work.graph, f, k, y_bar, others)
+        contribution = _contribution(work.graph, f, k, y_bar, others, _support(work, f, k))
         if contribution.body != 0:
             work.sent.setdefault(read.tensor, []).append(contribution)
 
 
-def _contribution(graph: Graph, f: Formula, k: int, y_bar: str, others: str) -> Formula:
+def _support(work: _Work, f: Formula, k: int) -> Support:
+    """Where `f` matters, if it must be said: the cotangent's 0 could meet an infinite derivative."""
+    support = work.supports.get(f.out, EVERYWHERE)
+    if support is EVERYWHERE:
+        return support
+    if work.hazards is None:
+        work.hazards = hazards(work.graph)
+    return support if work.hazards.meets(derivative(f.body, slot(k)), f) else EVERYWHERE
+
+
+def _contribution(graph: Graph, f: Formula, k: int, y_bar: str, others: str, support: Support) -> Formula:
     """`vjp`, derived once for all formulas that differ in tensor names alone; its own name is still to be given."""
     x = f.reads[k].tensor
+    if support is not EVERYWHERE:
+        axes = fresh_axes(graph.tensors[x].shape, axis_names(graph, x))
+        return vjp(f, k, axes, f"{x}_bar", y_bar, others, support)
     form, names = canonical(f)
     found = _vjp(form, k, graph.tensors[x].shape)
     names |= {"_x_bar": f"{x}_bar", "_y_bar": y_bar, "_others": others}

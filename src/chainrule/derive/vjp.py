@@ -6,12 +6,21 @@ from collections.abc import Iterator
 
 import sympy as sp
 
+from chainrule.derive.support import EVERYWHERE, Support, masked
 from chainrule.ir.calculus import derivative, times
 from chainrule.ir.expression import index_symbol, slot
 from chainrule.ir.formula import Access, Formula, Index, Origin, Reduce
 
 
-def vjp(f: Formula, k: int, x: tuple[Index, ...], x_bar: str, y_bar: str, others: str = "") -> Formula:
+def vjp(
+    f: Formula,
+    k: int,
+    x: tuple[Index, ...],
+    x_bar: str,
+    y_bar: str,
+    others: str = "",
+    support: Support = EVERYWHERE,
+) -> Formula:
     """What the map, sum or product `f` sends to the cotangent of the tensor behind its k-th read.
 
     For ``y[o] = sum[r] φ(x0, ...)`` whose slot k reads X at α(o, r):
@@ -22,7 +31,8 @@ def vjp(f: Formula, k: int, x: tuple[Index, ...], x_bar: str, y_bar: str, others
     `optimize.eliminate` removes the indices that the equations determine. One that stays, such as
     ``token[b] = p``, is a gather's scatter-add.
 
-    x: the axes of X, with fresh symbols; the result has these axes. x_bar, y_bar, others: names.
+    x: the axes of X, with fresh symbols; the result has these axes. x_bar, y_bar, others: names. support: outside of
+    it y_bar is 0, and so is what is sent, whatever ∂φ/∂x_k is.
     Raises ValueError for other reductions: `expand_reductions` has rewritten them.
     Source: Urban and van der Smagt, arXiv:1711.01348, section 5.1.
     """
@@ -30,12 +40,15 @@ def vjp(f: Formula, k: int, x: tuple[Index, ...], x_bar: str, y_bar: str, others
     sent = Access(y_bar, tuple(axis.symbol for axis in f.axes))
     reached = zip(f.reads[k].indices, x, strict=True)
     meets = (sp.Eq(a, p.symbol, evaluate=False) for a, p in reached)
+    reads = (*reads, sent)
+    body = times(derivative(f.body, slot(k)), *factors, slot(len(reads) - 1))
+    body, reads = masked(support, body, reads)
     return Formula(
         out=x_bar,
         axes=x,
         over=f.axes + f.over,
-        body=times(derivative(f.body, slot(k)), *factors, slot(len(reads))),
-        reads=(*reads, sent),
+        body=body,
+        reads=reads,
         where=(*f.where, *meets),
         origin=Origin(formula=f.out, rule="vjp", layer=f.origin.layer),
     )
