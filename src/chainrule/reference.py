@@ -7,7 +7,7 @@ its definition says. Every later stage, and `chainrule check`, is compared with 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,12 +43,40 @@ def evaluate(
     """
     sizes = sizes_of(graph, {name: np.shape(v) for name, v in values.items()})
     result = given(graph, values, sizes, step, dtype)
-    for node in graph.nodes:
-        if isinstance(node, Formula):
-            result[node.out] = evaluate_formula(node, result, sizes, training=training, dtype=dtype)
+    for nodes in graph.components:
+        first = nodes[0]
+        if isinstance(first, Primitive):
+            result[first.out] = evaluate_primitive(first, values, sizes, seed, step, dtype)
+        elif not graph.is_recurrent(first.out):
+            result[first.out] = evaluate_formula(first, result, sizes, training=training, dtype=dtype)
         else:
-            result[node.out] = evaluate_primitive(node, values, sizes, seed, step, dtype)
+            formulas = [node for node in nodes if isinstance(node, Formula)]
+            result |= evaluate_recurrence(formulas, result, sizes, training=training, dtype=dtype)
     return result
+
+
+def evaluate_recurrence(
+    formulas: Sequence[Formula],
+    values: Mapping[str, Array],
+    sizes: Sizes,
+    *,
+    training: bool = True,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> dict[str, Array]:
+    """The tensors that read each other at earlier places, by sweeps over all of them until none changes.
+
+    Each sweep makes at least one more place right for good, so no more are needed than there are places; and nothing
+    is asked about the way in which the recurrence runs. Raises ChainruleError if it has no end: a circle of reads.
+    """
+    found = {f.out: np.zeros(shape_of(f.shape, sizes), numpy_dtype(f.dtype, dtype)) for f in formulas}
+    for _ in range(2 + sum(array.size for array in found.values())):
+        before = dict(found)
+        with np.errstate(all="ignore"):  # what is not right yet may be anything
+            for f in formulas:
+                found[f.out] = evaluate_formula(f, {**values, **found}, sizes, training=training, dtype=dtype)
+        if all(np.array_equal(before[name], found[name], equal_nan=True) for name in found):
+            return found
+    raise ChainruleError(f"{', '.join(found)} read each other in a circle that has no start")
 
 
 def updated(graph: Graph, result: Mapping[str, Array]) -> dict[str, Array]:

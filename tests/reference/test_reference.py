@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,28 @@ from chainrule.ir.expression import Select, dim_symbol, is_slot, quotient, remai
 from chainrule.ir.formula import DType, Formula, Reduce
 from chainrule.ir.graph import Dim, Graph, Init, Param, Scalar, State, Update
 from chainrule.ir.primitive import Primitive, hash_of
+from chainrule.ir.validate import problems
 from chainrule.philox import uniforms
 from chainrule.reference import evaluate, evaluate_formula, sizes_of, updated
-from tests.formulas import EXAMPLES, W_, T, X, dims_of, draw_values, e, formula, graph, i, n, tensor, x0, x1
+from tests.formulas import (
+    EXAMPLES,
+    W_,
+    T,
+    X,
+    dims_of,
+    draw_values,
+    e,
+    formula,
+    graph,
+    i,
+    j,
+    k,
+    n,
+    t,
+    tensor,
+    x0,
+    x1,
+)  # fmt: skip
 
 FUNCTIONS = {
     sp.exp: math.exp, sp.log: math.log, sp.sin: math.sin, sp.cos: math.cos, sp.tanh: math.tanh,
@@ -199,3 +219,52 @@ def test_an_integer_read_serves_as_an_index():
     g = EXAMPLES["pick"]
     values = {"z": np.arange(8.0).reshape(2, 4) / 8, "label": np.array([3, 0])}
     np.testing.assert_allclose(evaluate(g, values)["y"], np.exp(values["z"][[0, 1], [3, 0]]))
+
+
+# ---------------------------------------------------------------- recurrences
+
+
+def cell(ahead=0):
+    """h[n, t, j] = tanh(x[n, t, j] + sum[k] h[n, t - 1, k; 0] * U[k, j]), in two formulas that read each other."""
+    H, S, U = T("h"), T("s"), T("U")
+    s = formula("s n<N t<L j<M", "k<M", x0 * x1, T("h", 0)[n, t - 1 + ahead, k], U[k, j])
+    y = formula("h n<N t<L j<M", "", sp.tanh(x0 + x1), X[n, t, j], S[n, t, j])
+    z = formula("z n<N j<M", "t<L", x0, H[n, t, j])
+    return graph(s, y, z, inputs="x N L M, U M M", outputs="z")
+
+
+def test_a_recurrence_is_stepped_as_by_a_loop():
+    rng = np.random.default_rng(0)
+    x, U = rng.normal(size=(2, 5, 3)), rng.normal(size=(3, 3))
+    h = np.zeros((2, 3))
+    total = np.zeros((2, 3))
+    for step in range(5):
+        h = np.tanh(x[:, step] + h @ U)
+        total += h
+    found = evaluate(cell(), {"x": x, "U": U})
+    np.testing.assert_allclose(found["h"][:, -1], h, rtol=1e-14)
+    np.testing.assert_allclose(found["z"], total, rtol=1e-14)
+    assert cell().is_recurrent("s") and cell().is_recurrent("h") and not cell().is_recurrent("z")
+    assert [[node.out for node in group] for group in cell().components] == [["s", "h"], ["z"]]
+
+
+def test_a_recurrence_over_nothing_is_empty():
+    found = evaluate(cell(), {"x": np.zeros((2, 0, 3)), "U": np.zeros((3, 3))})
+    assert found["h"].shape == (2, 0, 3)
+    assert not found["z"].any()
+
+
+def test_a_circle_without_a_start_has_no_value():
+    twice = formula("h n<N", "", x0 + x1 + 1, T("h")[n], X[n])
+    with pytest.raises(ChainruleError, match="h read each other in a circle that has no start"):
+        evaluate(graph(twice, inputs="x N"), {"x": np.ones(2)})
+
+
+def test_the_members_of_a_recurrence_may_stand_apart():
+    s, y, z = cell().nodes
+    apart = replace(
+        cell(), nodes=(s, formula("q n<N", "", x0 + 1, T("v")[n]), y, z), inputs=(*cell().inputs, tensor("v N"))
+    )
+    assert list(problems(apart)) == []
+    assert sorted(len(group) for group in apart.components) == [1, 1, 2]
+    assert not apart.is_recurrent("q")

@@ -1,7 +1,8 @@
 """The graph: a frozen value, so that passes are pure, and its networkx views.
 
 Names are single-assignment: every input, parameter, state, scalar and node has a name of its own, and nodes stand
-in an order in which each reads only what is before it.
+in an order in which each reads only what is before it; but for those of a recurrence, which read each other at other
+places along an index.
 """
 
 from __future__ import annotations
@@ -145,3 +146,25 @@ class Graph:
     def dag(self) -> nx.DiGraph:
         """The condensation of `network`: a recurrence is one node of it (attribute ``members``)."""
         return nx.condensation(nx.DiGraph(self.network))
+
+    @cached_property
+    def components(self) -> tuple[tuple[Node, ...], ...]:
+        """The nodes in an order that can run, those of a recurrence together; each group in the order of `nodes`."""
+        place = {node.out: k for k, node in enumerate(self.nodes)}
+        if all(place.get(name, -1) < k for k, node in enumerate(self.nodes) for name in node.tensors):
+            return tuple((node,) for node in self.nodes)
+        groups = {
+            c: sorted(place[name] for name in members if name in place) for c, members in self.dag.nodes(data="members")
+        }
+        order = nx.lexicographical_topological_sort(self.dag, key=lambda c: groups[c][:1])
+        return tuple(tuple(self.nodes[k] for k in groups[c]) for c in order if groups[c])
+
+    def is_recurrent(self, name: str) -> bool:
+        """Whether a node reads itself, at another place or through others."""
+        return name in self._recurrent
+
+    @cached_property
+    def _recurrent(self) -> frozenset[str]:
+        several = (c for c in self.components if len(c) > 1)
+        alone = (n.out for n in self.nodes if n.out in n.tensors)
+        return frozenset((*(n.out for c in several for n in c), *alone))

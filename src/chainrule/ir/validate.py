@@ -48,31 +48,19 @@ def problems(graph: Graph) -> Iterator[str]:
         if name in known:
             yield f"{name} is given twice"
         known.add(name)
-    circles: set[str] | None = None  # found when the first read of a later node asks for them
     for node in graph.nodes:
         if node.out in known:
             yield f"{node.out} is made twice"
         for name in node.tensors:
             if name not in graph.tensors:
                 yield f"{node.out} reads {name}, which nothing makes"
-            elif name not in known:
-                circles = circles if circles is not None else set().union(*cycles(graph))
-                if name not in circles or node.out not in circles:
-                    yield f"{node.out} reads {name} before it is made"
+            elif name not in known and not (graph.is_recurrent(name) and graph.is_recurrent(node.out)):
+                yield f"{node.out} reads {name} before it is made"
         known.add(node.out)
         yield from _extents(node, dims)
         if isinstance(node, Formula) and set(node.tensors) <= set(graph.tensors):
             yield from (f"{problem} in {formula_text(node)}" for problem in _formula(node, graph, dims))
     yield from _roots(graph, known)
-
-
-def cycles(graph: Graph) -> Iterator[set[str]]:
-    """The nodes of each recurrence: the strongly connected components that are no single node, or read themselves."""
-    for _, members in graph.dag.nodes(data="members"):
-        if len(members) > 1 or any(
-            name in graph.producers and name in graph.producers[name].tensors for name in members
-        ):
-            yield members
 
 
 def _extents(node: Node, dims: set[sp.Symbol]) -> Iterator[str]:
