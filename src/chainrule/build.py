@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import cache as once
-from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import lazy_loader
 import llvmlite
 
 import chainrule
@@ -23,6 +23,8 @@ from chainrule.executable import FORMAT, TAPE_FORMAT, WALKER_SYMBOL
 from chainrule.options import Options
 from chainrule.runtime.cache import Cache, Compiled, digest, key
 from chainrule.source import Source, texts
+
+markup = lazy_loader.load("html")
 
 WALKER = "walker"
 
@@ -111,7 +113,7 @@ def html(source: Source, options: Options, kind: str) -> str:
     try:
         drawn = picture(source, options, kind).decode()
     except ChainruleError as error:
-        return f"<pre>{escape(str(error))}</pre>"
+        return f"<pre>{markup.escape(str(error))}</pre>"
     return drawn[drawn.index("<svg") :]  # without the XML declaration, which HTML does not have
 
 

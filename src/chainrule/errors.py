@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
+
+import lazy_loader
+
+difflib = lazy_loader.load("difflib")  # only where something went wrong
 
 
 class ChainruleWarning(UserWarning):
@@ -58,7 +61,7 @@ class SourceError(ChainruleError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names nearest to `name`, as the end of a sentence: ``did you mean 'hidden'?``, else all of them."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:
         return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
     if not names:

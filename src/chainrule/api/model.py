@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import lazy_loader
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from chainrule import build
 from chainrule.api.tensor import Tensor, plain, recorded_source
@@ -27,6 +26,9 @@ from chainrule.options import Options
 from chainrule.runtime.step import Runner
 from chainrule.runtime.store import Store
 from chainrule.source import Argument, Source, read_source
+
+safetensors = lazy_loader.load("safetensors")
+safetensors_numpy = lazy_loader.load("safetensors.numpy", suppress_warning=True)
 
 DType: TypeAlias = Literal["float32", "float64"]
 Array: TypeAlias = NDArray[Any]
@@ -117,7 +119,7 @@ class Model:
     def save(self, path: str | Path) -> None:
         """Write the parameters to `path` as safetensors, whole or not at all. Raises ChainruleError where it cannot."""
         path, params = Path(path), dict(self.params)
-        data = save(params, metadata={CHECKSUM: _checksum(params)})
+        data = safetensors_numpy.save(params, metadata={CHECKSUM: _checksum(params)})
         aside = path.with_name(f".{path.name}-{os.getpid()}")
         try:
             with aside.open("wb") as file:
@@ -308,10 +310,10 @@ def _checksum(params: Mapping[str, Array]) -> str:
 
 def _read_params(path: Path) -> dict[str, Array]:
     try:
-        with safe_open(path, "numpy") as file:
+        with safetensors.safe_open(path, "numpy") as file:
             names, told = file.keys(), file.metadata() or {}
             found = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, ValueError, TypeError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError) as error:
         raise ChainruleError(
             f"{path} cannot be read as safetensors: {error}\n  Way out: a file that Model.save has written"
         ) from None
