@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import sympy as sp
 
 from chainrule.check import check_gradients
 from chainrule.derive import backward
@@ -48,6 +49,17 @@ def test_a_kink_is_reported_and_is_no_error():
     report = checked(values=values)
     assert report.kinks > 0
     assert report.passed
+
+
+def test_what_is_marked_stop_is_held():
+    stopped = tuple(replace(f, stop=f.out == "h") for f in NET.nodes)
+    values = {"x": np.ones((5, 4)), "W": np.ones(4)}
+    twice = formula("twice", "n<N", x0 * x1, type(X)("h")[n], X[n, sp.S.Zero])
+    net = replace(NET, nodes=(*stopped[:1], twice), outputs=("twice",))
+    derivation = backward(net, "twice", ["x"])
+    assert check_gradients(net, derivation.graph, derivation.gradients, "twice", values).passed
+    free = replace(net, nodes=(NET.nodes[0], twice))
+    assert not check_gradients(free, derivation.graph, derivation.gradients, "twice", values).passed
 
 
 def test_nan_does_not_pass():

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from chainrule.ir.formula import Formula
 from chainrule.ir.graph import Graph
 from chainrule.optimize import drop_dead
 from chainrule.reference import evaluate
@@ -79,7 +80,7 @@ def check_gradients(
     gradients: the name in `derived` of the gradient of each tensor. values: inputs and parameters, in float64; draws
     are those of `seed`, the same in both. Directions are normal, elements drawn without repetition.
     """
-    forward = drop_dead(replace(written, updates=(), outputs=(loss,)))
+    forward, values = held(drop_dead(replace(written, updates=(), outputs=(loss,))), values, seed)
     backward = drop_dead(replace(derived, updates=(), outputs=tuple(dict.fromkeys(gradients.values()))))
     found = evaluate(backward, values, seed=seed)
     rng = np.random.default_rng(seed)
@@ -96,6 +97,18 @@ def check_gradients(
         for k in range(min(elements, at.size)):
             comparisons.append(_element(name, loss_at, at, found[gradient], places[k::elements]))
     return Report(tuple(comparisons))
+
+
+def held(graph: Graph, values: Mapping[str, Any], seed: int) -> tuple[Graph, Mapping[str, Any]]:
+    """`graph` and `values` with what is marked `stop` kept at its value: no gradient passes, so no difference may."""
+    stopped = [node for node in graph.nodes if isinstance(node, Formula) and node.stop]
+    if not stopped:
+        return graph, values
+    found = evaluate(graph, values, seed=seed)
+    names = {node.out for node in stopped}
+    nodes = tuple(node for node in graph.nodes if node.out not in names)
+    inputs = (*graph.inputs, *(graph.tensors[node.out] for node in stopped))
+    return replace(graph, inputs=inputs, nodes=nodes), {**values, **{name: found[name] for name in names}}
 
 
 def _direction(at: Array, rng: np.random.Generator) -> Callable[[int], Array]:

@@ -10,8 +10,8 @@ import numpy as np
 from chainrule import codegen, render
 from chainrule.check import Report, check_gradients
 from chainrule.compiler import PREPARE, derive, program, run
-from chainrule.errors import ChainruleError, nearest
-from chainrule.ir.formula import DType
+from chainrule.errors import ChainruleError, SourceError, nearest
+from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, Init, Tensor
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.tables import edge_list, node_table
@@ -44,7 +44,7 @@ def picture(
         "forward": lambda: render.forward_picture(compiled.graph, frames, depth),
         "backward": lambda: render.backward_picture(compiled.graph, frames, depth),
         "both": lambda: render.both_picture(compiled.graph, depth),
-        "program": lambda: render.program_picture(kernels),
+        "program": lambda: render.program_picture(kernels, compiled.graph.tensors),
     }
     if kind not in drawings:
         raise ChainruleError(f"there is no picture {kind!r}: {nearest(kind, drawings)}")
@@ -80,10 +80,27 @@ def check(source: Source, options: Options, *, directions: int = 8, elements: in
     if any(isinstance(node, Primitive) and node.kind == "gradient" for node in written.nodes):
         written = run(written, PREPARE)  # the reference has no gradients of its own
     values = point(written, options.loss, seed)
+    with np.errstate(all="ignore"):
+        found = evaluate(written, values, seed=seed)
+    if not np.isfinite(found[options.loss]):
+        raise _no_number(written, options.loss, found)
     return check_gradients(
         written, compiled.graph, compiled.gradients, options.loss, values,
         directions=directions, elements=elements, seed=seed,
     )  # fmt: skip
+
+
+def _no_number(graph: Graph, loss: str, found: Mapping[str, Any]) -> ChainruleError:
+    """What to say where the loss is NaN or infinite, so that no difference of it means anything."""
+    wrong = [n for n in graph.nodes if isinstance(n, Formula) and not np.all(np.isfinite(found[n.out]))]
+    problem = f"{loss} is {found[loss]:g} at the points tried, so its differences say nothing"
+    way_out = "guard it, as in: if n > 0 then a / n else 0"
+    # minus infinity may be meant: it is a mask's
+    first = next((n for n in wrong if not np.all(found[n.out] < np.inf)), wrong[0])
+    fact = f"{first.out} is the first tensor that is not finite"
+    if first.origin.span is None:
+        return ChainruleError(f"{problem}\n  {fact}\n  Way out: {way_out}")
+    return SourceError(first.origin.span, problem, (fact,), way_out)
 
 
 def point(graph: Graph, loss: str, seed: int) -> dict[str, Array]:

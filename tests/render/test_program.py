@@ -4,6 +4,7 @@ import sympy as sp
 
 from chainrule.ir.expression import dim_symbol, index_symbol, slot
 from chainrule.ir.formula import Access, DType, Reduce
+from chainrule.ir.graph import Tensor
 from chainrule.ir.program import Buffer, Kernel, Loop, Program, Range, Statement
 from chainrule.render.dot import draw
 from chainrule.render.program import LINES, frames, program_picture, touched
@@ -45,6 +46,14 @@ def test_kernels_show_their_loops_and_edges_their_buffers():
     assert 'label=" y: float[batch] "' in text
     assert "→ W" in text
     assert draw(text, "svg").startswith(b"<?xml")
+
+
+def test_an_index_shows_its_range():
+    buffers = (Buffer("label", (N,), DType.INT, "input"),)
+    label = Tensor("label", (N,), DType.INT, sp.Integer(10))
+    made = Program("p", True, (), buffers, (), (), (), ())
+    assert "label\\nint[batch]" in program_picture(made)
+    assert "label\\nindex 10 [batch]" in program_picture(made, {"label": label})
 
 
 def test_a_frame_is_for_kernels_of_several_formulas():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from chainrule.ir.program import Kernel, Program, accesses, leaves
+from collections.abc import Mapping
+
+from chainrule.ir.graph import Tensor
+from chainrule.ir.program import Buffer, Kernel, Program, accesses, leaves
 from chainrule.ir.program_text import kernel_text
 from chainrule.ir.tables import type_text
 from chainrule.render.layout import plain
@@ -14,13 +17,14 @@ LINES, WIDTH = 40, 96
 STORES: dict[str, Kind] = {"input": "input", "param": "param", "state": "state"}
 
 
-def program_picture(program: Program) -> str:
-    """DOT of `program`: an edge says that a kernel reads what another wrote, or an input, parameter or state.
+def program_picture(program: Program, tensors: Mapping[str, Tensor] | None = None) -> str:
+    """DOT of `program`, an edge says that a kernel reads what another wrote, or an input, parameter or state.
 
+    tensors: of the graph that it was made of; their types say more than a buffer's.
     A kernel that overwrites a parameter or state in place says so in its last line.
     """
     stored = {b.name: STORES[b.space] for b in program.buffers if b.space in STORES}
-    types = {b.name: type_text(b.dtype, b.shape) for b in program.buffers}
+    types = {b.name: _type(b, tensors or {}) for b in program.buffers}
     last: dict[str, str] = {name: name for name in stored}
     results = {buffer for _, buffer in program.outputs}
     boxes = [Box(name, f"{name}\n{types[name]}", kind) for name, kind in stored.items()]
@@ -35,6 +39,13 @@ def program_picture(program: Program) -> str:
         boxes.append(_box(key, kernel, updated, bool(results & set(writes))))
         last |= {name: key for name in writes if name in types}
     return plain(Picture(program.name, tuple(boxes), tuple(wires.values())))
+
+
+def _type(buffer: Buffer, tensors: Mapping[str, Tensor]) -> str:
+    tensor = tensors.get(buffer.stands_for or buffer.name)
+    # a buffer knows no range: it stores an index as any integer
+    bound = tensor.bound if tensor is not None and tensor.shape == buffer.shape else None
+    return type_text(buffer.dtype, buffer.shape, bound)
 
 
 def touched(kernel: Kernel) -> tuple[tuple[str, ...], tuple[str, ...]]:
