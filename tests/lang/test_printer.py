@@ -136,3 +136,15 @@ def test_any_law_prints_so_that_it_parses_back(body, reduce):
     inputs = tuple(Tensor(name, (N, sp.Integer(4))) for name in "xyz")
     made = Graph("m", dims=(Dim("n"),), inputs=inputs, nodes=(law,), outputs=("o",))
     assert again(made) == made, print_graph(made)
+
+
+def test_the_mode_reads_as_in_a_text():
+    laws = (
+        "if training then x[n] else 0",
+        "if not training then x[n] else 0",
+        "if x[n] > 0 and training then 1 else 0",
+    )
+    for law in laws:
+        g = elaborate(parse(f"model m:\n    dim n\n    input x[n]\n    y[n] = {law}\n", "m.graph"))
+        assert f"= {law}\n" in print_graph(g)
+        assert again(g) == g

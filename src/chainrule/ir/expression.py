@@ -208,6 +208,9 @@ def _text(e: sp.Basic, names: Text) -> tuple[str, int]:
     if isinstance(e, quotient | remainder):
         sign = "//" if isinstance(e, quotient) else "%"
         return f"{show(e.args[0], PRODUCT)} {sign} {show(e.args[1], POWER)}", PRODUCT
+    if isinstance(e, sp.Eq | sp.Ne) and TRAINING in e.args and sp.S.Zero in e.args:
+        mode = names.get(TRAINING, TRAINING.name)
+        return (mode, ATOM) if isinstance(e, sp.Ne) else (f"not {mode}", NOT)
     if isinstance(e, sp.Rel):
         return f"{show(e.lhs, SUM)} {RELATIONS[type(e)]} {show(e.rhs, SUM)}", COMPARE
     if isinstance(e, And):
