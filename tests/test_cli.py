@@ -196,6 +196,16 @@ def test_a_folder_with_another_run_is_left_alone(place, command):
     assert parameters("mine") == before
 
 
+def test_a_run_keeps_the_float_it_was_begun_with(place, command):
+    command("train", "net.graph", "--out", "run", "--dtype", "float64")
+    command("train", "--resume", "run", "--epochs", 5)
+    command("eval", "run")
+    assert [dtype for _, dtype, _, _ in Model.compiled] == ["float64"] * 3
+    code, _, err = command("train", "net.graph", "--out", "run")
+    assert code == 2
+    assert "a run of something else" in err
+
+
 def test_a_run_that_goes_on_keeps_its_batch_size(place, command):
     command("train", "net.graph", "--out", "mine")
     code, _, err = command("train", "--resume", "mine", "--batch", "8")

@@ -79,7 +79,7 @@ def begin(
     model = load(model_path, **how.set)
     if how.metric is None:
         how = recipe.settled(how, outputs_of(model, dtype))
-    record = Record(model.source.text, model_path, dict(how.set), how, how.seed)
+    record = Record(model.source.text, model_path, dict(how.set), how, how.seed, dtype=dtype)
     if out is not None and checkpoint.exists(out):
         last = checkpoint.load(out)
         if not same(last.record, record):
@@ -102,7 +102,7 @@ def compiled(model: Model, how: Recipe, dtype: DType, threads: int | None, seed:
 def same(a: Record, b: Record) -> bool:
     """Whether `b` can go on with `a`: the same but for how long and what for."""
     ours, theirs = (msgspec.structs.replace(r.recipe, epochs=0, goal=None) for r in (a, b))
-    return (a.model, a.arguments, a.seed, ours) == (b.model, b.arguments, b.seed, theirs)
+    return (a.model, a.arguments, a.seed, a.dtype, ours) == (b.model, b.arguments, b.seed, b.dtype, theirs)
 
 
 def record_of(last: Checkpoint, how: Recipe) -> Record:
@@ -200,9 +200,7 @@ def restored(last: Checkpoint, threads: int | None) -> Step:
     path = file if chosen else record.file
     given = tuple(sorted(record.arguments.items()))
     model = Model(Source(record.model, path, chosen, given, Path(path).parent))
-    double = any(array.dtype.name == "float64" for array in last.parameters.values())
-    dtype: DType = "float64" if double else "float32"
-    step = compiled(model, record.recipe, dtype, threads)
+    step = compiled(model, record.recipe, record.dtype, threads)
     loop.restore(step, last)
     return step
 

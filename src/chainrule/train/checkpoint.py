@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -57,6 +57,7 @@ class Record(msgspec.Struct, frozen=True):
     steps: int = 0
     curve: tuple[Epoch, ...] = ()
     files: dict[str, tuple[str, str]] = {}  # kind: (file, SHA-256)
+    dtype: Literal["float32", "float64"] = "float32"  # the program's float
     format: int = FORMAT
 
     @property
