@@ -25,6 +25,10 @@ from chainrule.lang.values import Value, builtin, closed, constant, numeric, rel
 SIMPLE = {"sum": Reduce.SUM, "prod": Reduce.PROD, "max": Reduce.MAX, "min": Reduce.MIN, "argmax": Reduce.ARGMAX}
 
 
+# a reduction reaches over products only: any[j] x[j] > 0 compares what any gave
+COMPARED = "compare it: x > 0; after a reduction in parentheses: any[j] (x[j] > 0)"
+
+
 class Expressions:
     """Builds the formulas of one statement in `scope`, named after `statement`."""
 
@@ -86,7 +90,7 @@ class Expressions:
         for claim in claims:
             value = self.value(claim, frame, body)
             if value.kind is not DType.BOOL:
-                raise SourceError(claim.span, "a number where a condition belongs", (), "compare it: n > 0")
+                raise SourceError(claim.span, "a number where a condition belongs", (), COMPARED)
             body.conditions.append(value.expr)
             body.sources.append((claim, frame))
 
@@ -256,7 +260,7 @@ class Expressions:
     def truth(self, e: s.Expression, frame: Frame, body: Body) -> sp.Basic:
         value = self.value(e, frame, body)
         if value.kind is not DType.BOOL:
-            raise SourceError(e.span, "a number where a condition belongs", (), "compare it: x > 0")
+            raise SourceError(e.span, "a number where a condition belongs", (), COMPARED)
         return value.expr
 
     def choice(self, e: s.Choice, frame: Frame, body: Body) -> Value:
