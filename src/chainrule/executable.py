@@ -4,6 +4,8 @@ Imports neither sympy nor numba, so that a warm process starts in about the time
 here goes to JSON and back (`encode`, `decode`); the machine code of the kernels lies beside it, in object files
 named by the SHA-256 of their bytes.
 
+Values of the run side are msgspec's Structs: to define one takes 15 µs, a frozen dataclass 600 µs of every start.
+
 The ABI of every kernel is ``void kernel(int64 *table, int8 *scratch, int64 lo, int64 hi)``: the table holds the
 addresses of the launch's buffers, then its sizes, as int64 each; [lo, hi) is the part of the launch's range to do.
 """

@@ -6,8 +6,8 @@ A new batch size evaluates polynomials and packs intervals; nothing is compiled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ IN_ARENA = ("arena", "input")
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """An executable's sizes, bound: of dims, and by buffer its shape, bytes and arena offset (None: elsewhere)."""
 
     sizes: Mapping[str, int]
@@ -32,8 +31,7 @@ class Plan:
     arena: int
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(msgspec.Struct, frozen=True):
     """A block of the arena that is wanted: so many bytes from launch `first` to launch `last`, both included."""
 
     bytes: int

@@ -60,16 +60,14 @@ class KernelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     object: str
 
 
-@dataclass(frozen=True)
-class Compiled:
+class Compiled(msgspec.Struct, frozen=True):
     """An executable with its object files, by the SHA-256 of their bytes."""
 
     executable: Executable
     objects: Mapping[str, bytes]
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Where the cache is, and how large. directory: None where it stays in memory."""
 
     directory: Path | None

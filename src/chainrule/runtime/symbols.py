@@ -7,7 +7,8 @@ a word. So the cache and the loader read the tables themselves.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+
+import msgspec
 
 LISTED = """scipy_cblas_sgemm scipy_cblas_dgemm scipy_cblas_sgemv scipy_cblas_dgemv
   memcpy memset memmove syscall sched_yield usleep Sleep SwitchToThread
@@ -29,8 +30,7 @@ class ObjectFileError(ValueError):
     """The bytes are not an object file that we understand."""
 
 
-@dataclass(frozen=True)
-class Symbols:
+class Symbols(msgspec.Struct, frozen=True):
     """The names that an object file shows to others, and those that it needs from them."""
 
     defined: frozenset[str]

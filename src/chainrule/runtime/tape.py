@@ -6,8 +6,8 @@ Everything here is a pure function of sizes and addresses; `threads.py` holds th
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,8 +21,7 @@ Span = tuple[int, int]  # addresses [lo, hi)
 Words = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Tape:
+class Tape(msgspec.Struct, frozen=True):
     """Records and tables of one step, and the scratch bytes that each thread needs.
 
     `keep` holds the memory that addresses point to.
