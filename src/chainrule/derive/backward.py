@@ -19,7 +19,7 @@ from chainrule.derive.vjp import fresh_axes, other_terms, vjp
 from chainrule.errors import ChainruleError, nearest
 from chainrule.ir.calculus import derivative
 from chainrule.ir.expression import slot
-from chainrule.ir.formula import Access, DType, Formula, Index, Origin, Reduce
+from chainrule.ir.formula import Access, DType, Formula, Origin, Reduce
 from chainrule.ir.graph import Graph, Tensor
 from chainrule.ir.rename import amend, canonical, fresh_name, rename, show_names
 from chainrule.ir.trace import Step
@@ -74,11 +74,16 @@ def backward(graph: Graph, of: str | Mapping[str, str], wrt: Sequence[str]) -> D
     for name, seed in seeds.items():
         if name in work.active:
             work.sent[name] = [_one(work, graph.tensors[name]) if seed is None else seed]
-    for node in reversed(graph.nodes):
-        if node.out in work.active:
-            y_bar = _accumulate(work, node.out)
-            if y_bar is not None and isinstance(node, Formula) and not node.stop:
-                _send(work, node, y_bar)
+    for nodes in reversed(graph.components):
+        active = [node for node in reversed(nodes) if node.out in work.active and isinstance(node, Formula)]
+        # the cotangents of a recurrence read each other: they need their names before they are sent anything
+        promised = {f.out: work.name(f"{f.out}_bar") for f in active if graph.is_recurrent(f.out)}
+        for f in active:
+            y_bar = promised.get(f.out) or _accumulate(work, f.out)
+            if y_bar is not None and not f.stop:
+                _send(work, f, y_bar)
+        for name, x_bar in promised.items():
+            work.cotangents[name] = _total(work, name, x_bar, work.sent.pop(name, []))
     gradients = {name: _gradient(work, name) for name in wrt}
     joint = replace(graph, nodes=(*graph.nodes, *work.formulas))
     return Derivation(joint, gradients, tuple(work.trace))
@@ -174,9 +179,19 @@ def _accumulate(work: _Work, name: str) -> str | None:
     if name in work.cotangents or name not in work.sent:
         return work.cotangents.get(name)
     sent = work.sent.pop(name)
-    if len(sent) == 1:
-        work.cotangents[name] = _single(work, name, sent[0])
-        return work.cotangents[name]
+    if isinstance(sent[0], str) and len(sent) == 1:
+        work.cotangents[name] = sent[0]
+    else:
+        work.cotangents[name] = _total(work, name, None, sent)
+    return work.cotangents[name]
+
+
+def _total(work: _Work, name: str, promised: str | None, sent: Sequence[Formula | str]) -> str:
+    """The name of the sum of all that was sent to the cotangent of a tensor; of nothing, zeros."""
+    if len(sent) == 1 and isinstance(sent[0], Formula):
+        only = amend(sent[0], out=promised or work.name(f"{name}_bar"))
+        work.add("vjp", (_primal(work.graph, only),), only)
+        return only.out
     parts: list[str] = []
     for j, part in enumerate(sent, 1):
         if isinstance(part, Formula):
@@ -184,8 +199,8 @@ def _accumulate(work: _Work, name: str) -> str | None:
             work.add("vjp", (_primal(work.graph, made),), made)
             part = made.out
         parts.append(part)
-    tensor, x_bar = work.graph.tensors[name], work.name(f"{name}_bar")
-    axes = fresh_axes(tensor.shape, axis_names(work.graph, name))
+    x_bar = promised or work.name(f"{name}_bar")
+    axes = fresh_axes(work.graph.tensors[name].shape, axis_names(work.graph, name))
     places = tuple(axis.symbol for axis in axes)
     total = Formula(
         out=x_bar,
@@ -193,20 +208,10 @@ def _accumulate(work: _Work, name: str) -> str | None:
         over=(),
         body=sp.Add(*(slot(j) for j in range(len(parts)))),
         reads=tuple(Access(part, places) for part in parts),
-        origin=_accumulated(work, name),
+        origin=_accumulated(work, name) if parts else Origin(formula=name, rule="zero"),
     )
-    work.add("accumulate", tuple(f for f in work.formulas if f.out in parts), total)
-    work.cotangents[name] = x_bar
+    work.add("accumulate" if parts else "zero", tuple(f for f in work.formulas if f.out in parts), total)
     return x_bar
-
-
-def _single(work: _Work, name: str, sent: Formula | str) -> str:
-    """A cotangent of one contribution is that contribution."""
-    if isinstance(sent, str):
-        return sent
-    only = amend(sent, out=work.name(f"{name}_bar"))
-    work.add("vjp", (_primal(work.graph, only),), only)
-    return only.out
 
 
 def _primal(graph: Graph, derived: Formula) -> Formula:
@@ -230,10 +235,6 @@ def _one(work: _Work, tensor: Tensor) -> str:
 def _gradient(work: _Work, name: str) -> str:
     """The cotangent of one of `wrt`; zeros where nothing reaches it."""
     found = _accumulate(work, name)
-    if found is not None:
-        return found
-    axes: tuple[Index, ...] = fresh_axes(work.graph.tensors[name].shape, axis_names(work.graph, name))
-    zero = Formula(work.name(f"{name}_bar"), axes, (), sp.S.Zero, origin=Origin(formula=name, rule="zero"))
-    work.add("zero", (), zero)
-    work.cotangents[name] = zero.out
-    return zero.out
+    if found is None:
+        found = work.cotangents[name] = _total(work, name, None, ())
+    return found

@@ -32,7 +32,10 @@ def cse(graph: Graph) -> Graph:
                 continue
             # reads go to the first; a root stays under its own name
         nodes.append(node)
-    return replace(graph, nodes=tuple(nodes)) if alias else graph
+    if not alias:
+        return graph
+    # in a recurrence, a formula may read what stands below it
+    return replace(graph, nodes=tuple(reading(n, alias) if any(t in alias for t in n.tensors) else n for n in nodes))
 
 
 def _nameless(node: Node) -> Node:
