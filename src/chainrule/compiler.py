@@ -122,12 +122,22 @@ def derive(source: Source, options: Options) -> Compiled:
     trace.extend(derivation.trace)
     graph = derivation.graph
     if options.optimizer is not None:
-        graph = lang.apply_optimizer(graph, derivation.gradients, options.optimizer, dict(options.arguments))
+        graph = _with_updates(graph, derivation.gradients, source, options.optimizer, options)
     else:
         gradients = dict.fromkeys(derivation.gradients[name] for name in of)
         graph = replace(graph, updates=(), outputs=(*graph.outputs, *gradients))  # to look changes nothing
     validate(graph)
     return Compiled(written, graph, run(graph, _improve(options), watch), derivation.gradients, tuple(trace))
+
+
+def _with_updates(
+    graph: Graph, gradients: Mapping[str, str], source: Source, optimizer: str, options: Options
+) -> Graph:
+    """`graph` with the updates of an optimizer of the source's own, or of the library."""
+    try:
+        return lang.apply_optimizer(graph, gradients, optimizer, dict(options.arguments), lang.definitions(source))
+    except SourceError as error:
+        raise source.relocated(error) from None
 
 
 def _improve(options: Options) -> tuple[Pass, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chainrule.lang.files import load_graph, load_source
+from chainrule.lang.files import definitions, load_graph, load_source
 from chainrule.lang.library import library
 from chainrule.lang.models import elaborate
 from chainrule.lang.optimizers import apply_optimizer, optimizer_names
@@ -11,6 +11,7 @@ from chainrule.lang.printer import print_graph
 
 __all__ = [
     "apply_optimizer",
+    "definitions",
     "elaborate",
     "library",
     "load_graph",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from pathlib import Path
 
 from chainrule.errors import SourceError, Span
 from chainrule.ir.graph import Graph
-from chainrule.lang.models import Argument, elaborate, nothing
+from chainrule.lang.library import library
+from chainrule.lang.models import Argument, elaborate, nothing, own_definitions
 from chainrule.lang.parser import parse
+from chainrule.lang.syntax import AnyDefinition
 from chainrule.source import Source
 
 
@@ -29,6 +32,12 @@ def load_source(source: Source) -> Graph:
     read = nothing if source.folder is None else reader(source.folder)
     file = parse(source.text, source.file)
     return elaborate(file, model=source.model, arguments=dict(source.arguments), read=read)
+
+
+def definitions(source: Source) -> Mapping[str, AnyDefinition]:
+    """What a source can name: its own definitions, those of the files that it uses, and the library's."""
+    read = nothing if source.folder is None else reader(source.folder)
+    return ChainMap(own_definitions(parse(source.text, source.file), read), library())  # type: ignore[arg-type]
 
 
 def split(source: str) -> tuple[Path, str | None]:

@@ -20,22 +20,25 @@ from chainrule.lang import syntax as s
 from chainrule.lang.declarations import double
 from chainrule.lang.draft import Draft, Scope, Static
 from chainrule.lang.elaborate import run
-from chainrule.lang.library import Library, library
+from chainrule.lang.library import library
 from chainrule.lang.models import Argument, argument_value
 
 STEP = "step"
 
 
-def optimizer_names(known: Library | None = None) -> list[str]:
-    """The optimizers of the library."""
+Definitions = Mapping[str, s.AnyDefinition]
+
+
+def optimizer_names(known: Definitions | None = None) -> list[str]:
+    """The optimizers among some definitions, else those of the library."""
     return sorted(name.removeprefix("optimizer:") for name in known or library() if name.startswith("optimizer:"))
 
 
-def find_optimizer(name: str) -> s.Definition:
-    """The text of an optimizer. Raises ChainruleError if the library has none of that name."""
-    found = library().get(f"optimizer:{name}")
+def find_optimizer(name: str, known: Definitions) -> s.Definition:
+    """The text of an optimizer. Raises ChainruleError if there is none of that name."""
+    found = known.get(f"optimizer:{name}")
     if not isinstance(found, s.Definition):
-        raise ChainruleError(f"there is no optimizer {name!r}\n  Way out: {nearest(name, optimizer_names())}")
+        raise ChainruleError(f"there is no optimizer {name!r}\n  Way out: {nearest(name, optimizer_names(known))}")
     return found
 
 
@@ -44,14 +47,17 @@ def apply_optimizer(
     gradients: Mapping[str, str],
     optimizer: str | s.Definition,
     arguments: Mapping[str, Argument] | None = None,
+    known: Definitions | None = None,
 ) -> Graph:
     """`graph` with the optimizer's formulas, states and updates for every parameter that has a gradient.
 
     gradients: the tensor that holds each parameter's gradient. arguments: the optimizer's, by name (rate, decay …).
+    known: the definitions that it is found among, and may use; none: the library's.
     States are named ``adam.h.linear.W.m``; arguments that formulas read are scalars of the graph.
     Raises ChainruleError on an unknown optimizer or argument.
     """
-    definition = find_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+    known = library() if known is None else known
+    definition = find_optimizer(optimizer, known) if isinstance(optimizer, str) else optimizer
     values = argument_values(definition, arguments or {})
     draft = _draft(graph, gradients)
     scalars = {name: _scalar_name(graph, definition, name) for name in values}
@@ -62,7 +68,7 @@ def apply_optimizer(
             draft.tensors[scalars[name]] = Tensor(scalars[name], ())
     for param in graph.params:
         if param.tensor.name in gradients:
-            _instantiate(draft, definition, param.tensor, values, scalars)
+            _instantiate(draft, definition, known, param.tensor, values, scalars)
     return _joined(graph, draft)
 
 
@@ -106,10 +112,15 @@ def _draft(graph: Graph, gradients: Mapping[str, str]) -> Draft:
 
 
 def _instantiate(
-    draft: Draft, definition: s.Definition, w: Tensor, values: Mapping[str, Static], scalars: Mapping[str, str]
+    draft: Draft,
+    definition: s.Definition,
+    known: Definitions,
+    w: Tensor,
+    values: Mapping[str, Static],
+    scalars: Mapping[str, str],
 ) -> None:
     path = f"{definition.name}.{w.name}"
-    scope = Scope(draft, library(), path=path, stores_path=path, kind="optimizer")
+    scope = Scope(draft, known, path=path, stores_path=path, kind="optimizer")
     tensors = [p for p in definition.parameters if p.axes is not None]
     if len(tensors) != 2:
         raise SourceError(definition.span, "an optimizer has two tensors, w[*] and g[*]", (), "see adam")
