@@ -21,7 +21,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import safetensors
-import safetensors.numpy
+import safetensors.numpy as safetensors_numpy
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
@@ -86,7 +86,7 @@ def save(run: Path, checkpoint: Checkpoint) -> Record:
     files = {}
     for kind, tensors in zip(KINDS, (checkpoint.parameters, checkpoint.states), strict=True):
         # safetensors writes a strided view's memory as it lies: it must lie in order
-        content = safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
+        content = safetensors_numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
         name = f"{kind}-{checkpoint.record.epoch:04}.safetensors"
         write(run / name, content)
         files[kind] = (name, hashlib.sha256(content).hexdigest())
@@ -129,7 +129,7 @@ def tensors(run: Path, record: Record, kind: str) -> dict[str, Array]:
     if hashlib.sha256(content).hexdigest() != digest:
         raise damaged(path, "its SHA-256 is not the one in run.json")
     try:
-        return safetensors.numpy.load(content)
+        return safetensors_numpy.load(content)
     except safetensors.SafetensorError as problem:
         raise damaged(path, str(problem)) from None
 
