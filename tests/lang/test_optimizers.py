@@ -5,8 +5,9 @@ import pytest
 
 from chainrule.errors import ChainruleError
 from chainrule.ir.validate import validate
-from chainrule.lang import apply_optimizer, optimizer_names
+from chainrule.lang import apply_optimizer, definitions, optimizer_names
 from chainrule.reference import evaluate, updated
+from chainrule.source import Source
 from tests.lang.texts import graph
 
 TEXT = """
@@ -114,3 +115,19 @@ def test_unknown_names_have_a_way_out():
     with pytest.raises(ChainruleError, match="did you mean 'rate'"):
         apply_optimizer(graph(TEXT), GRADIENTS, "sgd", {"rates": 1.0})
     assert optimizer_names() == ["adam", "adamw", "momentum", "nesterov", "sgd"]
+
+
+OWN = """
+fn half(x) = x / 2
+
+optimizer sgd(w[*], g[*], step, rate = 0.1):
+    w[*] <- w[*] - half(rate) * g[*] / step
+"""
+
+
+def test_a_models_own_optimizer_goes_before_the_librarys_and_calls_its_functions():
+    known = definitions(Source(OWN + "\nmodel m:\n    dim n\n", "m.graph"))
+    made = apply_optimizer(graph(TEXT), GRADIENTS, "sgd", {}, known)
+    assert any("half" in node.out for node in made.nodes)
+    with pytest.raises(ChainruleError, match="did you mean 'sgd'"):
+        apply_optimizer(graph(TEXT), GRADIENTS, "sgdd", {}, known)
