@@ -34,7 +34,9 @@ class Step:
         self.states = {}
         self.scalars = {"rate": 0.5}
         self.steps = 0
-        self.runner = SimpleNamespace(threads=1)
+        inputs = (SimpleNamespace(name="x"), SimpleNamespace(name="label"))
+        executable = SimpleNamespace(name="net", inputs=inputs, unread=())
+        self.runner = SimpleNamespace(threads=1, executable=executable)
 
     def scores(self, x):
         z = x @ self.params["W"]
@@ -130,6 +132,26 @@ def test_words_say_what_came_out_and_where(place, command):
     assert "(goal 0.5: reached) after 3 epochs" in out
     assert "saved in mine" in out
     assert err.splitlines()[0].startswith("epoch 1/3: loss ")
+
+
+def test_data_and_inputs_have_the_same_names(place, command):
+    arrays = dict(np.load("points.npz"))
+    np.savez("points.npz", x=arrays["x"], labels=arrays["label"])
+    code, _, err = command("train", "net.graph")
+    assert code == 2
+    assert "nothing is called 'label'\n  points.npz holds x, labels\n  net takes x, label" in err
+    np.savez("points.npz", **arrays, more=arrays["x"])
+    code, _, err = command("train", "net.graph")
+    assert code == 2
+    assert "no input is called 'more'" in err
+    assert not list(place.glob("runs/*"))
+
+
+def test_a_model_need_not_take_all_of_a_built_in_set(place, command, monkeypatch):
+    arrays = dict(np.load("points.npz"))
+    more = arrays | {"more": arrays["x"]}
+    monkeypatch.setitem(training.data.BUILT_IN, "dots", lambda: training.Data("dots", more, more))
+    assert command("train", "net.graph", "--data", "dots")[0] == 0
 
 
 def test_a_missed_goal_is_exit_code_1(place, command):

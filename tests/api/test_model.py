@@ -377,3 +377,13 @@ def test_text_shows_what_it_is(model, step, tmp_path):
     assert repr(step.params) == "{logits.linear.W[6, 3], logits.linear.b[3]}"
     (tmp_path / "noisy.graph").write_text(NOISY)
     assert repr(cr.load(tmp_path / "noisy.graph", width=np.int64(3))).endswith("noisy.graph, width=3)")
+
+
+def test_an_input_that_the_loss_does_not_depend_on_may_be_given(tmp_path):
+    text = "model m:\n    dim n\n    input x[n, 2]\n    input label[n] : index 3\n    loss = mean(linear(x, 1))\n"
+    (tmp_path / "m.graph").write_text(text + "    output first = mean[n] float(label[n])\n")
+    step = cr.load(tmp_path / "m.graph").compile()
+    x, label = np.ones((4, 2)), np.arange(4) % 3
+    step(x=x, label=label)
+    assert step.run(2, x=x, label=label).shape == (2,)
+    assert step.predict(x=x, label=label, outputs=["first"])["first"] == 0.75

@@ -199,19 +199,23 @@ class Step:
     runner: Runner
     loss: str = field(init=False)
     outputs: tuple[str, ...] = field(init=False)
+    unread: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         self.loss, self.outputs = self.options.loss, self.options.outputs
+        self.unread = self.runner.executable.unread
 
     def __call__(self, /, **batch: Any) -> Any:
         """Forward, backward and update; the loss before it, or (loss, outputs…) where outputs were asked for."""
         runner = self.runner
+        if self.unread:  # an input that the loss does not depend on
+            batch = dict(_needed(runner, batch))
         found = runner.again(batch) or runner.run(batch)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
     def run(self, steps: int, /, **batches: Any) -> Any:
         """`steps` steps in one call; each input may have one more leading axis, a slice a step. Returns all losses."""
-        found = self.runner.run(batches, steps)
+        found = self.runner.run(_needed(self.runner, batches), steps)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
     def predict(self, /, *, outputs: Sequence[str] = (), **inputs: Any) -> dict[str, Array]:

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,8 +85,10 @@ def begin(
         if not same(last.record, record):
             way_out = "another folder, or the model and settings that the run was begun with"
             raise ChainruleError(f"{out} holds a run of something else\n  Way out: {way_out}")
-        return train(Run(out, record_of(last, how), samples, restored(last, threads), last), started, json)
+        step = restored(last, threads)
+        return train(Run(out, record_of(last, how), fitting(samples, step), step, last), started, json)
     step = compiled(model, how, dtype, threads, how.seed)
+    samples = fitting(samples, step)
     run = Run(out or fresh(model_file.stem), record, samples, step, loop.checkpoint_of(step, record, ()))
     return train(run, started, json)
 
@@ -118,8 +120,9 @@ def go_on(folder: Path, changes: Mapping[str, Any], threads: int | None, json: b
         )
     last = checkpoint.load(folder)
     how = msgspec.structs.replace(last.record.recipe, **changes)
-    samples = data_of(how, str(folder))
-    return train(Run(folder, record_of(last, how), samples, restored(last, threads), last), started, json)
+    step = restored(last, threads)
+    samples = fitting(data_of(how, str(folder)), step)
+    return train(Run(folder, record_of(last, how), samples, step, last), started, json)
 
 
 def train(run: Run, started: float, json: bool) -> int:
@@ -156,10 +159,11 @@ def judge(folder: Path, data_name: str | None, label: str | None, threads: int |
     how, metric = last.record.recipe, last.record.recipe.metric or "loss"
     changes = {"data": data_name, "label": label}
     asked = msgspec.structs.replace(how, **{name: value for name, value in changes.items() if value is not None})
-    samples = data_of(asked, str(folder))
+    step = restored(last, threads)
+    samples = fitting(data_of(asked, str(folder)), step)
     if not data.samples(samples.test):
         raise ChainruleError(f"{samples.name} holds no test samples\n  Way out: name some arrays test/x, test/label …")
-    values = loop.evaluate(restored(last, threads).predict, samples.test, ("loss", metric))
+    values = loop.evaluate(step.predict, samples.test, ("loss", metric))
     found = {"metric": metric, "value": values[metric], "goal": how.goal, "reached": how.reached(values[metric])}
     found |= {"test_loss": values["loss"], f"test_{metric}": values[metric], "loss": values["loss"]}
     found |= {"data": samples.name, "samples": data.samples(samples.test), "epochs": last.record.epoch}
@@ -176,6 +180,30 @@ def data_of(how: Recipe, whose: str) -> Data:
             "  Way out: --data digits, --data table.csv, --data arrays.npz; or data = … in the recipe beside it"
         )
     return data.load(how.data, how.label)
+
+
+def fitting(samples: Data, step: Step) -> Data:
+    """`samples` with the arrays that the model takes: an autoencoder leaves the labels of a built-in set alone.
+
+    Raises ChainruleError where an input has no array, or a file's array no input: a misspelt name is both.
+    """
+    program = step.runner.executable
+    taken = [item.name for item in program.inputs] + list(program.unread)
+    missing = [item.name for item in program.inputs if item.name not in samples.train]
+    foreign = [name for name in samples.train if name not in taken]
+    if not missing and not foreign:
+        return samples
+    if missing or samples.name not in data.BUILT_IN:
+        problem = f"nothing is called {missing[0]!r}" if missing else f"no input is called {foreign[0]!r}"
+        facts = (
+            f"{samples.name} holds {', '.join(samples.train)}\n  {program.name} takes {', '.join(taken) or 'nothing'}"
+        )
+        raise ChainruleError(f"{problem}\n  {facts}\n  Way out: give the arrays and the inputs the same names")
+    return replace(
+        samples,
+        train={name: array for name, array in samples.train.items() if name in taken},
+        test={name: array for name, array in samples.test.items() if name in taken},
+    )
 
 
 def outputs_of(model: Model, dtype: DType) -> tuple[str, ...]:
