@@ -123,6 +123,21 @@ def test_a_new_batch_size_and_a_new_rate_compile_nothing(folder, monkeypatch):
     assert step.steps == 5
 
 
+def test_another_process_makes_the_walker_meanwhile(folder, monkeypatch):
+    here = build.make_walker
+    monkeypatch.setattr(build, "make_walker", None)
+    monkeypatch.setattr("chainrule.runtime.threads.available_cores", lambda: [0, 1])
+    assert np.isfinite(loss())
+    assert not build._begun
+    monkeypatch.setattr(build, "make_walker", here)
+
+
+@pytest.mark.parametrize("python", ["/nowhere/python", "/bin/false"])
+def test_where_no_other_process_can_be_had_the_walker_is_made_here(folder, monkeypatch, python):
+    monkeypatch.setattr(sys, "executable", python)
+    assert np.isfinite(loss())
+
+
 # ---------------------------------------------------------------- files that are not as they were
 
 KINDS = ("manifest", "object", "kernel")

@@ -7,7 +7,10 @@ cache passes it never, and imports neither sympy nor numba.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from functools import cache as once
 from importlib.util import find_spec
@@ -25,8 +28,12 @@ from chainrule.runtime.cache import Cache, Compiled, digest, key
 from chainrule.source import Source, texts
 
 markup = lazy_loader.load("html")
+subprocess = lazy_loader.load("subprocess")
 
 WALKER = "walker"
+PATIENCE = 60.0  # seconds that the process which makes the walker may take
+
+_begun: list[Any] = []  # that process, until the walker is asked for
 
 
 @once
@@ -43,6 +50,7 @@ def executable(source: Source, options: Options) -> Compiled:
     found = cache().find(name)
     if found is not None:
         return found
+    _begin_walker()
     from chainrule.codegen import Kept
     from chainrule.compiler import compile_source
 
@@ -69,15 +77,52 @@ def _keep_kernel(symbol: str, data: bytes) -> None:
 @once
 def walker() -> bytes:
     """The object file of the interpreter of tapes, compiled once for all programs."""
-    name = key([*_versions(), WALKER])
-    found = cache().find_kernel(name)
-    if found is not None:
-        return found[1]
+    found = _find_walker()
+    while found is None and _begun:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            _begun.pop().wait(timeout=PATIENCE)
+        found = _find_walker()
+    return make_walker() if found is None else found
+
+
+def make_walker() -> bytes:
+    """Compile the walker, and keep it."""
     from chainrule.codegen.walker import compile_walker
 
     data = compile_walker()
-    cache().keep_kernel(name, WALKER_SYMBOL, data)
+    cache().keep_kernel(key([*_versions(), WALKER]), WALKER_SYMBOL, data)
     return data
+
+
+def _find_walker() -> bytes | None:
+    found = cache().find_kernel(key([*_versions(), WALKER]))
+    return None if found is None else found[1]
+
+
+def _begin_walker() -> None:
+    """Where the cache lacks the walker, let another process make it while this one compiles a program.
+
+    It takes as long as the kernels of a small model. What comes of it comes through the cache; if nothing does, the
+    walker is made here.
+    """
+    from chainrule.runtime.threads import available_cores
+
+    folder = cache().directory
+    if folder is None or _begun or len(available_cores()) < 2 or _find_walker() is not None:
+        return
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", "from chainrule import build; build.make_walker()"]
+    nothing, environment = subprocess.DEVNULL, {**os.environ, "CHAINRULE_CACHE": str(folder), "PYTHONPATH": path}
+    with contextlib.suppress(OSError):  # no other process can be had
+        process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, env=environment)
+        _begun.append(process)
+        atexit.register(_end, process)
+
+
+def _end(process: Any) -> None:
+    """No process of ours outlives us: where the model was wrong, nobody waits for the walker."""
+    process.kill()
+    process.wait()
 
 
 def summary(source: Source, options: Options) -> Mapping[str, int | str]:
@@ -129,6 +174,13 @@ def explain(source: Source, options: Options) -> str:
     from chainrule import views
 
     return views.explain(source, options)
+
+
+def steps(source: Source, options: Options) -> list[dict[str, Any]]:
+    """The trace of the derivation: rule, formulas before, formulas after."""
+    from chainrule import views
+
+    return views.steps(source, options)
 
 
 def check(source: Source, options: Options, **settings: Any) -> Any:
