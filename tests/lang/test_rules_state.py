@@ -73,12 +73,6 @@ def test_a_laws_arguments_may_be_tensors_but_not_depend_on_parameters():
     assert "may not depend on parameters" in str(found)
 
 
-def test_self_reads_say_that_recurrences_are_not_yet_there():
-    found = error(model("h[i < n, k] = x[i, k] + h[i - 1, k; 0]"))
-    assert "is read before it is defined" in str(found)
-    assert "not yet" in found.way_out
-
-
 def test_fixed_points_say_that_they_are_not_yet_there():
     text = model("fixed_point z[i, k] from 0 within 1e-5 steps 50:\n    z[i, k] = x[i, k]")
     assert "not yet" in str(error(text))

@@ -8,7 +8,7 @@ places along an index.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import networkx as nx
@@ -168,3 +168,9 @@ class Graph:
         several = (c for c in self.components if len(c) > 1)
         alone = (n.out for n in self.nodes if n.out in n.tensors)
         return frozenset((*(n.out for c in several for n in c), *alone))
+
+
+def in_order(graph: Graph) -> Graph:
+    """`graph` with its nodes in an order that can run: what left a recurrence may now read what stands below it."""
+    nodes = tuple(node for nodes in graph.components for node in nodes)
+    return graph if nodes == graph.nodes else replace(graph, nodes=nodes)

@@ -166,6 +166,7 @@ class Scope:
     scalars: dict[str, str] = field(default_factory=dict)  # an optimizer's arguments: run-time numbers by name
     structure: dict[str, Static] = field(default_factory=dict)  # their values, for conditions that choose formulas
     defined: dict[str, Tensor] = field(default_factory=dict)  # by statements, the last of each name
+    promised: dict[str, Tensor] = field(default_factory=dict)  # read ahead in a recurrence, and not made yet
 
     def qualified(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -209,7 +210,7 @@ class Scope:
         """The error for a name that nothing here has."""
         if name in self.later:
             facts = (f"'{name}' is defined on line {self.later[name].line}",)
-            way_out = "define it above; recurrences, which may read ahead, are not yet elaborated"
+            way_out = f"define it above; a recurrence reads it at an earlier place: {name}[n, t - 1; 0]"
             return SourceError(span, f"'{name}' is read before it is defined", facts, way_out)
         known = {*self.tensors, *self.numbers, *self.axes, *self.scalars}
         return SourceError(span, f"unknown name '{name}'{kind}", (), nearest(name, known))

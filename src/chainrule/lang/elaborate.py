@@ -12,7 +12,7 @@ from chainrule.ir.expression import TRAINING, Select, slot
 from chainrule.ir.formula import Access, Formula, Origin
 from chainrule.ir.graph import Tensor
 from chainrule.ir.primitive import Primitive
-from chainrule.lang import declarations, scan, static
+from chainrule.lang import declarations, recurrence, scan, static
 from chainrule.lang import syntax as s
 from chainrule.lang.draft import Instance, Scope
 from chainrule.lang.draws import draw
@@ -32,7 +32,14 @@ def run(scope: Scope, statements: tuple[s.Statement, ...], out: str | None = Non
 def _run(scope: Scope, statements: tuple[s.Statement, ...], out: str | None) -> Tensor | None:
     value: Tensor | None = None
     last = max((k for k, statement in enumerate(statements) if _defines(statement)), default=-1)
+    circle, first = -1, 0  # a recurrence's last statement, and where its formulas begin
     for k, statement in enumerate(statements):
+        if k > circle and isinstance(statement, s.Define):
+            circle, first = recurrence.read_ahead(scope, statements, k), len(scope.draft.nodes)
+            for e in recurrence.promised(scope, statements, k, circle):
+                target = out if e is statements[last] else None
+                name = scope.draft.unique(target or scope.qualified(e.left.name), ".")
+                scope.promised[e.left.name] = scope.tensors[e.left.name] = recurrence.promise(scope, e, name)
         match statement:
             case s.Define():
                 value = define(scope, statement, out if k == last else None)
@@ -49,6 +56,8 @@ def _run(scope: Scope, statements: tuple[s.Statement, ...], out: str | None) -> 
                 raise SourceError(statement.span, "fixed_point is not yet elaborated", (), "unroll it with repeat")
             case _:
                 declarations.declare(scope, statement)
+        if k == circle and len(scope.draft.nodes) > first:
+            recurrence.check(scope.draft.nodes[first:], statement.span)
     return value
 
 
@@ -93,7 +102,8 @@ def _mentions(statement: s.Statement, name: str) -> bool:
 def define(scope: Scope, e: s.Define, out: str | None) -> Tensor:
     name = e.left.name
     scope.bind(name, e.left.span)
-    target = scope.draft.unique(out or scope.qualified(name), ".")
+    said = scope.promised.pop(name, None)
+    target = said.name if said is not None else scope.draft.unique(out or scope.qualified(name), ".")
     if is_direct_call(scope, e):
         assert isinstance(e.value, s.Call)
         made = call(scope, e.value, name, None, target)
@@ -101,6 +111,8 @@ def define(scope: Scope, e: s.Define, out: str | None) -> Tensor:
         made = equation(
             scope, name, e.left, e.value, target, call, e.span, where=e.where, kind=e.type, stop=e.stop
         )  # fmt: skip
+    if said is not None:
+        recurrence.kept(scope, e, said, made)
     if scope.kind == "optimizer":
         made = _uncopied(scope, made)
     scope.tensors[name] = scope.defined[name] = made

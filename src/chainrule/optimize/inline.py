@@ -11,7 +11,7 @@ from chainrule.ir.calculus import finite
 from chainrule.ir.cost import operations
 from chainrule.ir.expression import Select, is_slot, slot
 from chainrule.ir.formula import Access, DType, Formula
-from chainrule.ir.graph import Graph, Node
+from chainrule.ir.graph import Graph, Node, in_order
 from chainrule.ir.primitive import Primitive
 from chainrule.optimize.dead import drop_dead
 from chainrule.optimize.simplify import factored
@@ -39,16 +39,20 @@ def _inlined(graph: Graph, wanted: Wanted) -> Graph:
     for node in graph.nodes:
         made[node.out] = _filled(node, graph, made, wanted) if isinstance(node, Formula) else node
     nodes = tuple(made.values())
-    return graph if nodes == graph.nodes else replace(graph, nodes=nodes)
+    return graph if nodes == graph.nodes else in_order(replace(graph, nodes=nodes))
 
 
 def _filled(f: Formula, graph: Graph, made: Mapping[str, Node], wanted: Wanted) -> Formula:
     """`f` with those of its reads replaced that should be, again and again."""
     if f.out in f.tensors:
         return f
+    ahead: set[str] = set()  # what is read before it stands there, in a recurrence: each only once
     while True:
         for k, read in enumerate(f.reads):
             g = made.get(read.tensor)
+            if g is None and read.tensor not in ahead and graph.is_recurrent(read.tensor):
+                ahead.add(read.tensor)
+                g = graph.producers[read.tensor]
             if isinstance(g, Formula) and _may(f, k, g, graph) and wanted(f, g, graph, made):
                 f = substitute(f, k, g)
                 break
