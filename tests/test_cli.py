@@ -382,6 +382,22 @@ def test_nan_is_the_worst_of_all():
     assert row["where"] == "[0]"
 
 
+def test_explain_shows_the_rules_with_the_formulas_before_and_after(tmp_path, command):
+    model = tmp_path / "five.graph"
+    text = "model five:\n    dim n\n    input x[n]\n    param w ~ ones\n    y[n] = tanh(x[n] * w)\n    loss = mean(y)\n"
+    model.write_text(text)
+    code, out, _ = command("explain", model)
+    assert code == 0
+    assert "     loss = loss_sum / n\n   → loss_sum_bar = loss_bar / n\n" in out
+    code, out, _ = command("explain", model, "--of", "w_bar", "--json")
+    found = last_json(out)["steps"]
+    assert [step["rule"] for step in found][0] == "vjp"
+    assert all("w_bar" in step["formulas"] for step in found)
+    code, _, err = command("explain", model, "--of", "w_ba")
+    assert code == 2
+    assert "did you mean 'w_bar'" in err
+
+
 def test_the_cache_is_shown_and_cleared(command, monkeypatch):
     cleared = []
     usage = Usage(Path("/somewhere/chainrule"), 12, 3_456_789, 10**9)
@@ -426,7 +442,7 @@ def test_figures_show_brackets_as_they_are(capsys):
     assert "x[n, i] [red]" in shown
 
 
-@pytest.mark.parametrize("command_name", ["", "compile", "render", "train", "eval", "check", "cache"])
+@pytest.mark.parametrize("command_name", ["", "compile", "render", "train", "eval", "check", "explain", "cache"])
 def test_help_has_examples(command, command_name):
     code, out, _ = command(*([command_name] if command_name else []), "--help")
     assert code == 0

@@ -15,6 +15,7 @@ from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, Init, Tensor
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.tables import edge_list, node_table
+from chainrule.ir.text import equation_text
 from chainrule.options import Options
 from chainrule.reference import evaluate, shape_of, sizes_of
 from chainrule.source import Source
@@ -62,6 +63,20 @@ def explain(source: Source, options: Options) -> str:
     """How each formula came about, as Markdown."""
     compiled = derive(source, options)
     return render.explain(compiled.graph, compiled.trace)
+
+
+def steps(source: Source, options: Options) -> list[dict[str, Any]]:
+    """The trace of the derivation: each step's rule, what the rule does, and the formulas before and after it."""
+    return [
+        {
+            "rule": step.rule,
+            "means": render.RULES.get(step.rule, ""),
+            "before": [equation_text(f) for f in step.before],
+            "after": [equation_text(f) for f in step.after],
+            "formulas": list(dict.fromkeys(f.out for f in (*step.before, *step.after))),
+        }
+        for step in derive(source, options).trace
+    ]
 
 
 def sources(source: Source, options: Options) -> dict[str, str]:

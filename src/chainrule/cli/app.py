@@ -224,6 +224,24 @@ def check(
     raise typer.Exit(models.check_model(model, set or [], seed, json))
 
 
+@app.command(short_help="Show how the gradients were derived.")
+def explain(
+    model: Model,
+    set: Set = None,
+    of: Annotated[str | None, typer.Option(metavar="NAME", help="Only the steps that touch this formula.")] = None,
+    json: Json = False,
+) -> None:
+    """Show how the gradients were derived: each rule, with the formulas before and after it.
+
+    \b
+    Examples:
+      chainrule explain graphs/mlp.graph
+      chainrule explain graphs/mlp.graph --of logits_bar
+      chainrule explain graphs/mlp.graph --json
+    """
+    models.explain_model(model, set or [], of, json)
+
+
 @app.command(short_help="Show or clear what was compiled.")
 def cache(action: Annotated[CacheAction, typer.Argument(help="show or clear")] = "show", json: Json = False) -> None:
     """Say where compiled kernels are kept and how large that is, or remove them.

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from chainrule import build
 from chainrule.cli import output
 from chainrule.cli.asked import options, source
-from chainrule.errors import ChainruleError
+from chainrule.errors import ChainruleError, nearest
 from chainrule.runtime.cache import Usage
 
 OK, NO = 0, 1
@@ -75,6 +75,19 @@ def render_model(
         output.json_line({"model": model, "saved": saved})
     else:
         print("\n".join(saved))
+
+
+def explain_model(model: str, settings: Sequence[str], of: str | None, json: bool) -> None:
+    """Show how the gradients were derived, step by step; only the steps that touch the formula `of`, if it is named."""
+    found = build.steps(source(model, settings), options(None, "float32"))
+    names = dict.fromkeys(name for step in found for name in step["formulas"])
+    if of is not None and of not in names:
+        raise ChainruleError(f"no step makes or changes {of!r}\n  Way out: {nearest(of, names)}")
+    chosen = [step for step in found if of is None or of in step["formulas"]]
+    if json:
+        output.json_line({"model": model, "steps": chosen})
+    else:
+        output.steps(chosen)
 
 
 def check_model(model: str, settings: Sequence[str], seed: int, json: bool) -> int:

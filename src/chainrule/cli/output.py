@@ -50,6 +50,18 @@ def figures(title: str, rows: Mapping[str, object]) -> None:
     console.Console(soft_wrap=False).print(shown)
 
 
+def steps(found: Sequence[Mapping[str, Any]]) -> None:
+    """A derivation: each rule with what it does, the formulas before it and, marked by an arrow, after it."""
+    shown = console.Console(soft_wrap=True, highlight=False)
+    for number, step in enumerate(found, 1):
+        means = f"[dim]: {markup.escape(step['means'])}[/dim]" if step["means"] else ""
+        shown.print(f"[bold]{number}. {step['rule'].replace('_', ' ')}[/bold]{means}")
+        for equation in step["before"]:
+            shown.print(f"     {markup.escape(equation)}")
+        for equation in step["after"]:
+            shown.print(f"   → {markup.escape(equation)}")
+
+
 def grid(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table with a header."""
     shown = table.Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
