@@ -6,6 +6,7 @@ Names stay as they are (``x_bar``): one name for one thing everywhere.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 SIGNS = (
     (re.compile(r"(?<![\w.])sum(?=\[)"), "Σ"),
@@ -49,15 +50,34 @@ def lines(text: str, width: int = 44, most: int = 8) -> list[str]:
 
 
 def _place(text: str, width: int) -> int:
-    """Where to break: the last place before a loosely binding operator in the line's second half, then anywhere."""
+    """Where to break: before the most loosely binding operator of the line's later part, outside brackets if it can."""
+    depths = _depths(text)
     start = len(text) - len(text.lstrip()) + 1
-    for low in (width // 2, start):
-        for sign in BREAKS:
-            at = text.rfind(sign, max(low, start), width)
-            if at > 0:
-                return at + len(sign) if sign == ", " else at
+    for low in (width // 3, start):
+        for deepest in range(max(depths[:width]) + 1):
+            for sign in BREAKS:
+                places = (at for at in _found(text, sign, max(low, start), width) if depths[at] <= deepest)
+                if (at := max(places, default=0)) > 0:
+                    return at + len(sign) if sign == ", " else at
     later = [(at, sign) for sign in BREAKS if (at := text.find(sign, width)) > 0]
     if not later:
         return len(text)
     at, sign = min(later)
     return at + len(sign) if sign == ", " else at
+
+
+def _found(text: str, sign: str, low: int, high: int) -> Iterator[int]:
+    at = text.find(sign, low, high)
+    while at >= 0:
+        yield at
+        at = text.find(sign, at + 1, high)
+
+
+def _depths(text: str) -> list[int]:
+    """In how many brackets each sign stands, of those that open in `text`."""
+    depths, depth = [], 0
+    for sign in text:
+        depth = max(0, depth - (sign in ")]"))
+        depths.append(depth)
+        depth += sign in "(["
+    return depths
