@@ -91,7 +91,7 @@ def product_job(kind: str, m: int, n: int, k: int, way: Way | None, known: bool)
     names = "x, w, z"
     if chosen.panel is not None:
         names += ", panel"
-        parameters.append(Array("float32", (k, chosen.panel[1]), scratch=True))
+        parameters.append(Array("float32", (chosen.panel[0] or k, chosen.panel[1]), scratch=True))
     return Job(f"def kernel({names}, lo, hi):\n{body}\n", "kernel", tuple(parameters)), chosen
 
 
@@ -124,8 +124,12 @@ def main() -> None:
     for kind, m, n, k in SHAPES:
         chosen, way = rate(kind, m, n, k)
         free, _ = rate(kind, m, n, k, known=False)
-        blas, _ = rate(kind, m, n, k, replace(way, method="blas", panel=None))
-        shown = f"{way.rows}x{way.vectors}{' packed' if way.panel else ''}" if way.method == "tile" else way.method
+        blas, _ = rate(kind, m, n, k, replace(way, method="blas", panel=None, depth=None))
+        shown = (
+            f"{way.rows}x{way.vectors}{'p' if way.panel else ''}{way.depth or ''}"
+            if way.method == "tile"
+            else way.method
+        )
         print(f"{kind:3} {f'{m}x{n}x{k}':16} {shown:>14} {chosen:8.0f} {free:9.0f} {blas:9.0f}", flush=True)
     for name in FUNCTIONS:
         print(f"{name:8} float32 {nanoseconds(name, 'float32'):.2f} ns, float64 {nanoseconds(name, 'float64'):.2f} ns")

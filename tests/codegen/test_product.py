@@ -31,12 +31,13 @@ def matrix_product(
     right = Operand("w", f"k * {n}", "0", "1", (n,)) if kind[1] == "N" else Operand("w", "k", "0", k, ("1",))
     into = Operand("z", "0", n, "1")
     known = [size if isinstance(size, int) else None for size in shape]
-    way = choose(Shape(None, known[1], known[2]), element, target, left, right, into)
+    adds = {"accumulate": options.get("accumulate", False)}
+    way = choose(Shape(None, known[1], known[2]), element, target, left, right, into, **adds)
     if method is not None or way.method == "direct":
         way = (
             method(way)
             if method
-            else replace(product.choose(Shape(99, known[1], 99), element, target, left, right, into), rows=4)
+            else replace(product.choose(Shape(99, known[1], 99), element, target, left, right, into, **adds), rows=4)
         )
     names, parameters = (
         ["x", "w", "z"],
@@ -48,7 +49,7 @@ def matrix_product(
     )
     if way.panel is not None:
         names.append("panel")
-        parameters.append(Array(element, (shape[2], way.panel[1]), scratch=True))
+        parameters.append(Array(element, (way.depth or shape[2], way.panel[1]), scratch=True))
     for name, size in zip("MNK", shape, strict=True):
         if isinstance(size, str):
             names.append(name)
@@ -190,13 +191,13 @@ def test_a_panel_of_several_inner_indices_is_packed_in_their_order():
 def test_a_tile_that_forgets_its_last_rows_is_noticed(monkeypatch):
     monkeypatch.setattr(product, "_tile", lambda *a, f=product._tile: f(*a[:-1], "1" if "hi" in a[-1] else a[-1]))
     job = matrix_product("NN", ("M", 32, 16), "float32", host())
-    arrays, want = operands("NN", 9, 32, 16, "float32")
+    arrays, want = operands("NN", 11, 32, 16, "float32")
     with pytest.raises(AssertionError):
-        close(run(job, arrays, {"M": 9}, 0, 9)["z"], want)
+        close(run(job, arrays, {"M": 11}, 0, 11)["z"], want)
 
 
 def test_what_a_leaf_calls_is_among_the_functions_of_kernels():
     job = matrix_product("NT", ("M", "N", "K"), "float32", host())
     named = product.calls(job.source.splitlines())
     assert {"tile", "store_tile", "transpose", "element"} <= named
-    assert named <= set(tile.__all__) | {"store", "load_part"}
+    assert named <= set(tile.__all__) | {"store", "load_part", "minimum"}

@@ -8,31 +8,85 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from chainrule.codegen.epilogue import is_matrix
 from chainrule.codegen.expressions import Symbol, real
 from chainrule.codegen.kernel import Writer
-from chainrule.codegen.product import Extent, Operand, Shape, Way, calls, choose, product_lines
+from chainrule.codegen.product import EPILOGUE, Extent, Operand, Shape, Way, calls, choose, product_lines
 from chainrule.codegen.statement import comment_of, write_statement
 from chainrule.ir.expression import index_symbol, product, slot
 from chainrule.ir.formula import Access, DType, Reduce
-from chainrule.ir.program import Buffer, Product, Range, Statement
+from chainrule.ir.program import Buffer, Leaf, Loop, Product, Range, Statement
 
-OWN = ("full", "row", "column", "sums", "k", "c", "squares")  # what `product_lines` names after its prefix
+OWN = (
+    "full",
+    "whole",
+    "row",
+    "column",
+    "sums",
+    "k",
+    "c",
+    "squares",
+    "first",
+    "last",
+    "end",
+)  # what `product_lines` names after its prefix
 NOTHING = Range(index_symbol("_none"), sp.S.Zero, sp.S.One)  # where there are no rows or no columns
 
 
-def write_product(leaf: Product, w: Writer) -> None:
-    """``target = (target +) scale * sum[inner] left * right``."""
-    leaf = _columns_last(_counted(leaf, w), w)
+def write_product(leaf: Product, w: Writer, after: Epilogue | None = None) -> bool:
+    """``target = (target +) scale * sum[inner] left * right``; whether what comes `after` was written as well."""
+    whole, leaf = leaf, _columns_last(_counted(leaf, w), w)
     row, column = _longest(leaf.rows, leaf), _adjacent(leaf, w)
     around = [r for r in (*leaf.batch, *leaf.rows, *leaf.columns) if r not in (row, column)]
+    if after is not None and (around or column.symbol != whole.columns[0].symbol or _is_narrow(column, w)):
+        after = None
+    done = False
+
+    def tile() -> None:
+        nonlocal done
+        done = _tile(leaf, row, column, w, None if after is None else _placed(after, whole, w))
+
     if leaf.inner and _is_affine(leaf, row, column, w):
-        _opened(around, lambda: _tile(leaf, row, column, w), w)
+        _opened(around, tile, w)
     else:
         _opened(around, lambda: _loops(leaf, row, column, w), w)
+    return done
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """A nest to be written inside a product, by `write`; alone: nobody else needs the product."""
+
+    nest: Loop
+    alone: bool
+    write: Callable[[tuple[Leaf, ...], Writer], None]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The same with the product's first place in the nest's terms, if a panel of it may lie in scratch."""
+
+    epilogue: Epilogue
+    tensor: str
+    first: tuple[sp.Expr, sp.Expr] | None
+
+
+def _placed(after: Epilogue, leaf: Product, w: Writer) -> Placed:
+    (row,), (column,) = leaf.rows, leaf.columns
+    target = leaf.target
+    local = after.alone and w.buffer(target.tensor).space == "scratch" and is_matrix(target, row.symbol, column.symbol)
+    first = target.indices[0].xreplace({row.symbol: row.start}), target.indices[1].xreplace({column.symbol: START})
+    return Placed(after, target.tensor, first if local else None)
+
+
+def _is_narrow(column: Range, w: Writer) -> bool:
+    """Whether the columns do not fill a vector: then the nest does better as one loop over all elements."""
+    count = sp.Add(column.stop, -column.start)
+    return bool(count.is_Integer and count < w.target.lanes(w.element))
 
 
 def _counted(leaf: Product, w: Writer) -> Product:
@@ -126,17 +180,26 @@ def _is_affine(leaf: Product, row: Range, column: Range, w: Writer) -> bool:
     return leaf.target.tensor not in (leaf.left.tensor, leaf.right.tensor)
 
 
-def _tile(leaf: Product, row: Range, column: Range, w: Writer) -> None:
+def _tile(leaf: Product, row: Range, column: Range, w: Writer, after: Placed | None) -> bool:
+    """Whether what comes `after` was written inside the tile's loops."""
     names = {r: w.names.fresh(r.pretty or "i") for r in (row, column, *leaf.inner)}
     w.symbols |= {r.symbol: Symbol(name, "integer", frozenset({r.symbol})) for r, name in names.items()}
     left = _operand(leaf.left, row, None, leaf.inner, w)
     right = _operand(leaf.right, None, column, leaf.inner, w)
     into = _operand(leaf.target, row, column, (), w)
-    way = choose(_shape(leaf, row, column, w), w.element, w.target, left, right, into)
+    way = choose(_shape(leaf, row, column, w), w.element, w.target, left, right, into, accumulate=leaf.accumulate)
     if way.method == "direct":
         _closed(list(names), w)
         _loops(leaf, row, column, w)
-        return
+        return False
+    after = after if way.method == "tile" else None
+    panel = ""
+    if after is not None and after.first is not None:
+        width = way.vectors * way.lanes
+        count = w.over_dims(sp.Add(row.stop, -row.start))
+        panel = _local(w, f"{leaf.target.tensor}_tile", (count, sp.Integer(width)))
+        into = Operand(w.view(panel), w.integer(-width * row.start), str(width), "0")
+    prefix = w.names.prefix(leaf.target.tensor, OWN)
     extents = {r: Extent(name, w.integer(r.start), w.integer(r.stop)) for r, name in names.items()}
     lines = product_lines(
         way,
@@ -148,18 +211,42 @@ def _tile(leaf: Product, row: Range, column: Range, w: Writer) -> None:
         tuple(extents[r] for r in leaf.inner),
         scale=real(leaf.scale, w.scope()).text,
         accumulate=leaf.accumulate,
-        prefix=w.names.prefix(leaf.target.tensor, OWN),
+        prefix=prefix,
         panel=_panel(way, leaf, w),
+        epilogue=after is not None,
     )
     if comment := comment_of(leaf.origin):
         w.line(f"# {comment}")
     for line in lines:
-        w.line(line)
+        if line.strip() == EPILOGUE and after is not None:
+            _epilogue(after, panel, prefix, (len(line) - len(EPILOGUE)) // 4, w)
+        else:
+            w.line(line)
     w.used |= {name for name in calls(lines) if any(re.search(rf"\b{name}\(", line) for line in lines)}
-    w.used |= {name for name in ("maximum",) if any(f"{name}(" in line for line in lines)}
+    w.used |= {name for name in ("maximum", "minimum") if any(f"{name}(" in line for line in lines)}
     w.read |= {leaf.left.tensor, leaf.right.tensor, *((leaf.target.tensor,) if leaf.accumulate else ())}
     w.written.add(leaf.target.tensor)
     _closed(list(names), w)
+    return after is not None
+
+
+START = sp.Symbol("_column", integer=True, nonnegative=True)  # where a panel starts
+
+
+def _epilogue(after: Placed, panel: str, prefix: str, depth: int, w: Writer) -> None:
+    """The nest over the columns of one panel."""
+    rows = after.epilogue.nest
+    (columns,) = rows.body
+    assert isinstance(columns, Loop)
+    w.depth += depth
+    w.symbols[START] = Symbol(f"{prefix}_column", "integer")
+    if after.first is not None:
+        w.moved[after.tensor] = panel, after.first
+    with w.loop(rows.range), w.loop(columns.range, (f"{prefix}_column", f"{prefix}_end")):
+        after.epilogue.write(columns.body, w)
+    w.moved.pop(after.tensor, None)
+    del w.symbols[START]
+    w.depth -= depth
 
 
 def _closed(ranges: Sequence[Range], w: Writer) -> None:
@@ -198,7 +285,7 @@ def _panel(way: Way, leaf: Product, w: Writer) -> str:
     """The scratch array that `right` is packed into."""
     if way.panel is None:
         return ""
-    count = product(w.over_dims(sp.Add(r.stop, -r.start)) for r in leaf.inner)
+    count = sp.Integer(way.depth) if way.depth else product(w.over_dims(sp.Add(r.stop, -r.start)) for r in leaf.inner)
     return w.view(_local(w, f"{leaf.right.tensor}_panel", (sp.expand(count), sp.Integer(way.panel[1]))))
 
 

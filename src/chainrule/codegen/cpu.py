@@ -13,7 +13,8 @@ from typing import assert_never
 
 from chainrule import executable as ex
 from chainrule.codegen import functions, vector
-from chainrule.codegen.contraction import write_product
+from chainrule.codegen.contraction import Epilogue, write_product
+from chainrule.codegen.epilogue import arranged, is_alone
 from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.kernel import (
     DEEPEST,
@@ -128,7 +129,7 @@ def _write_blocks(kernel: Kernel, w: Writer) -> None:
     """The top loop counts the blocks of its range: block b covers [b size, min(b size + size, extent))."""
     block = kernel.block
     if block is None:
-        with w.inside(f"for {w.names.fresh('once')} in range(lo, hi):"):
+        with w.inside("if lo < hi:"):
             write_leaves(kernel.body, w)
         return
     number, index = w.names.fresh("block"), plain(block.pretty) or "block"
@@ -148,14 +149,16 @@ def _write_blocks(kernel: Kernel, w: Writer) -> None:
 
 def write_leaves(body: tuple[Leaf, ...], w: Writer) -> None:
     """The nodes of a tree, in order."""
-    for node in body:
+    for node, nest in arranged(body):
         match node:
             case Loop():
                 _write_loop(node, w)
             case Statement():
                 write_statement(node, w)
             case Product():
-                write_product(node, w)
+                after = None if nest is None else Epilogue(nest, is_alone(node, nest, w.kernel.body), write_leaves)
+                if not write_product(node, w, after) and nest is not None:
+                    _write_loop(nest, w)
             case _:
                 assert_never(node)
     if not body:

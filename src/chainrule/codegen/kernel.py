@@ -68,6 +68,7 @@ class Writer:
     read: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
     stores: frozenset[str] = frozenset()  # what the whole kernel writes
+    moved: dict[str, tuple[str, tuple[sp.Expr, ...]]] = field(default_factory=dict)  # where a panel of a tensor lies
     hoisted: dict[sp.Basic, tuple[str, str]] = field(default_factory=dict)  # names and texts, for its top
 
     # Text.
@@ -158,6 +159,9 @@ class Writer:
         """An element as source: ``h[n, j]``."""
         if self.is_variable(access.tensor):
             return self.variable(access.tensor)
+        if access.tensor in self.moved:
+            panel, first = self.moved[access.tensor]
+            access = Access(panel, tuple(i - f for i, f in zip(access.indices, first, strict=True)))
         indices = ", ".join(self.integer(i, slots) for i in access.indices)
         return f"{self.view(access.tensor)}[{indices or '()'}]"
 
@@ -180,9 +184,9 @@ class Writer:
         return r.start.is_nonnegative is True, bool(below)
 
     @contextmanager
-    def loop(self, r: Range) -> Iterator[None]:
-        """What is written inside a loop over `r`."""
-        start, stop = self.integer(r.start), self.integer(r.stop)
+    def loop(self, r: Range, part: tuple[str, str] | None = None) -> Iterator[None]:
+        """What is written inside a loop over `r`, or over a part of it given as source."""
+        start, stop = part or (self.integer(r.start), self.integer(r.stop))
         name = self.names.fresh(r.pretty or "i")
         self.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
         self.ranges[r.symbol] = r

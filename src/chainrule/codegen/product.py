@@ -12,96 +12,82 @@ for all but one row range, one column range, and the inner ranges, and describes
 A tile is TM rows × NV vectors of sums in registers: for each k, NV loads of `right`, TM broadcasts of `left` and
 TM · NV fused multiply-adds. Every element is summed over k in order, from 0, whatever the tile: no split of rows or
 columns changes a bit. Columns are the outer loop, so that a panel of `right` stays in the cache while the rows pass.
-Where `right` is not contiguous in its columns, or its rows collide in the cache, its panel is first packed.
+Where `right` is not contiguous in its columns, or its rows collide in the cache, its panel is first packed. Where a
+panel is too long for the first cache, it is cut: sums then wait in the target for the next part, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import replace
 
+from chainrule.codegen.operand import (
+    EPILOGUE,
+    Extent,
+    Leaf,
+    Operand,
+    Shape,
+    Way,
+    indent,
+    inner_loops,
+    minus,
+    place,
+    plus,
+    times,
+    wholes,
+)
+from chainrule.codegen.packing import pack_right
 from chainrule.codegen.target import Target
 
-Method = Literal["direct", "tile", "blas"]
-
-
-@dataclass(frozen=True)
-class Extent:
-    """A loop of the leaf, ``for name in range(start, stop)``, as source; a number where it is known."""
-
-    name: str
-    start: str
-    stop: str
-
-    @property
-    def known(self) -> int | None:
-        """How many indices there are, if that is known now."""
-        digits = self.start.isdigit() and self.stop.isdigit()
-        return max(int(self.stop) - int(self.start), 0) if digits else None
-
-
-@dataclass(frozen=True)
-class Operand:
-    """An operand: the element of row r and column c lies at ``offset + r row + c column`` of the flattened `view`.
-
-    All are source; `offset` may mention the inner loops' names and what is open around the leaf, never rows and
-    columns. `left` has column "0", `right` row "0".
-    """
-
-    view: str
-    offset: str
-    row: str
-    column: str
-    inner: tuple[str, ...] = ()  # what offset moves by with each inner range, where that is a plain stride
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the choice depends on; None: known at run time only. `typical_rows`: a block's usual number of rows."""
-
-    rows: int | None
-    columns: int | None
-    inner: int | None
-    typical_rows: int = 32
-
-
-@dataclass(frozen=True)
-class Way:
-    """How a product is computed. panel: the shape of the scratch array that `right` is packed into, or None.
-
-    The panel's first extent is None where the number of inner indices is known at run time only.
-    """
-
-    method: Method
-    rows: int = 1
-    vectors: int = 1
-    lanes: int = 1
-    panel: tuple[int | None, int] | None = None
-
+__all__ = ["EPILOGUE", "Extent", "Operand", "Shape", "Way", "calls", "choose", "product_lines"]
 
 SMALL = 512  # multiplications: below, a tile's edges cost more than they save
-LARGE = 2**24  # above, OpenBLAS's blocking for all caches pays
+LARGE = 2**29  # above, OpenBLAS's blocking for all caches pays
 COLLISION = 2048  # bytes: rows so far apart share few sets of the first cache
+NEAR = 36_000  # bytes of a panel that the first cache holds beside the rest
+DEEP = 256  # inner indices at a time, where a panel is cut
 
 
-def choose(shape: Shape, element: str, target: Target, left: Operand, right: Operand, into: Operand) -> Way:
+def choose(
+    shape: Shape,
+    element: str,
+    target: Target,
+    left: Operand,
+    right: Operand,
+    into: Operand,
+    *,
+    accumulate: bool = False,
+) -> Way:
     """Direct loops for tiny or scattered products, OpenBLAS for large plain matrices, else a tile that fits."""
     m, n, k = shape.rows or shape.typical_rows, shape.columns or 256, shape.inner or 256
     if into.column != "1" or m * n * k < SMALL:
         return Way("direct")
     if m * n * k >= LARGE and _is_matrix(left, left.row) and _is_matrix(right, right.column) and m >= 64:
         return Way("blas")
-    lanes = target.lanes(element)
+    lanes, size = target.lanes(element), target_bytes(element)
     vectors = 1 if n <= lanes else 2
     most = (target.registers - 4) // vectors if target.registers >= 32 else (target.registers - 3) // vectors
-    rows = _tile_rows(shape.rows, shape.typical_rows, min(most, 14))
     width = lanes * vectors
     stride = right.inner[0] if len(right.inner) == 1 else ""
-    size = target_bytes(element)
-    collides = stride.isdigit() and int(stride) * size % COLLISION == 0 and k >= 64 and m >= 4 * rows and n > width
+    rows = _tile_rows(shape.rows, shape.typical_rows, min(most, 14 if vectors > 1 else 16))
+    collides = _collides(stride, size) and k >= 64 and m >= 4 * rows and n > width
     pack = right.column != "1" or collides
-    return Way("tile", rows, vectors, lanes, (shape.inner, width) if pack else None)
+    cut = pack and bool(stride) and not accumulate and (shape.inner is None or k * width * size > NEAR)
+    depth = _depth(shape.inner, width * size) if cut and m >= 2 * rows and n > width else None
+    return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth)
+
+
+def _collides(stride: str, size: int) -> bool:
+    """Whether rows so many elements apart drive each other out of the cache."""
+    return stride.isdigit() and int(stride) > 0 and int(stride) * size % COLLISION == 0
+
+
+def _depth(known: int | None, row: int) -> int:
+    """How many inner indices at a time: parts of about equal length that the first cache holds."""
+    if known is None:
+        return DEEP
+    parts = -(-known * row // NEAR)
+    return -(-known // parts // 16) * 16
 
 
 def target_bytes(element: str) -> int:
@@ -117,10 +103,10 @@ def _is_matrix(operand: Operand, other: str) -> bool:
 def _tile_rows(known: int | None, typical: int, most: int) -> int:
     """The rows of a tile: as many as fit, but so that few are left over; 8 or a half of it for run-time blocks."""
     if known is None:
-        return next((r for r in (8, 4, 2, 1) if r <= most and r <= typical), 1)
+        return next((r for r in (16, 8, 4, 2, 1) if r <= most and r <= typical), 1)
     if known <= most:
         return max(known, 1)
-    return min(range(most, most // 2, -1), key=lambda r: (-(-known // r), known % r != 0, -r))
+    return min(range(most, most // 2, -1), key=lambda r: (-(-known // r) * r - known, known % r != 0, -r))
 
 
 def product_lines(
@@ -136,209 +122,134 @@ def product_lines(
     accumulate: bool = False,
     prefix: str = "p",
     panel: str = "",
+    epilogue: bool = False,
 ) -> list[str]:
     """The leaf's source, unindented. prefix: what the leaf's own variables start with; panel: the scratch view.
 
-    `scale` is an expression of the element's type. Names that it calls: `calls`.
+    `scale` is an expression of the element's type. Names that it calls: `calls`. epilogue: mark with a line EPILOGUE
+    where the columns from ``<prefix>_column`` to ``<prefix>_end`` are done.
     """
-    leaf = _Leaf(way, target, left, right, rows, columns, inner, scale, accumulate, prefix, panel)
+    leaf = Leaf(way, target, left, right, rows, columns, inner, scale, accumulate, prefix, panel)
     if way.method == "direct":
         raise ValueError("a direct product is plain loops, which the caller prints")
-    return list(_blas(leaf) if way.method == "blas" else _tiled(leaf))
+    return list(_blas(leaf) if way.method == "blas" else _tiled(leaf, epilogue))
+
+
+CALLS = (
+    "tile",
+    "rank1",
+    "rank1_part",
+    "store_tile",
+    "add_tile",
+    "load_tile",
+    "transpose",
+    "element",
+    "gemm",
+    "store",
+    "load_part",
+)
 
 
 def calls(lines: list[str]) -> set[str]:
     """The functions of `vector` and `functions` that a leaf's lines call."""
-    names = (
-        "tile",
-        "rank1",
-        "rank1_part",
-        "store_tile",
-        "add_tile",
-        "transpose",
-        "element",
-        "gemm",
-        "store",
-        "load_part",
-    )
-    return {name for name in names if any(f"{name}(" in line for line in lines)}
+    return {name for name in CALLS if any(f"{name}(" in line for line in lines)}
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    way: Way
-    target: Operand
-    left: Operand
-    right: Operand
-    rows: Extent
-    columns: Extent
-    inner: tuple[Extent, ...]
-    scale: str
-    accumulate: bool
-    prefix: str
-    panel: str
-
-    def name(self, of: str) -> str:
-        return f"{self.prefix}_{of}"
-
-    @property
-    def width(self) -> int:
-        return self.way.lanes * self.way.vectors
-
-
-def _indent(lines: Iterator[str], depth: int = 1) -> Iterator[str]:
-    return ("    " * depth + line for line in lines)
-
-
-def _times(index: str, stride: str) -> str:
-    if stride == "1":
-        return index
-    if index.isdigit() and stride.isdigit():
-        return str(int(index) * int(stride))
-    return f"{_atom(index)} * {_atom(stride)}"
-
-
-def _atom(text: str) -> str:
-    return text if text.replace("_", "").isalnum() else f"({text})"
-
-
-def _plus(*terms: str) -> str:
-    return " + ".join(term for term in terms if term != "0") or "0"
-
-
-def _at(operand: Operand, row: str, column: str) -> str:
-    """The flat position of an element."""
-    parts = [_times(i, s) for i, s in ((row, operand.row), (column, operand.column)) if s != "0"]
-    return _plus(operand.offset, *parts)
-
-
-def _store(leaf: _Leaf) -> str:
+def _store(leaf: Leaf) -> str:
     return "add_tile" if leaf.accumulate else "store_tile"
 
 
-def _inner_loops(leaf: _Leaf, body: list[str]) -> Iterator[str]:
-    for depth, extent in enumerate(leaf.inner):
-        yield "    " * depth + f"for {extent.name} in range({extent.start}, {extent.stop}):"
-    yield from _indent(iter(body), len(leaf.inner))
-
-
-def _tiled(leaf: _Leaf) -> Iterator[str]:
+def _tiled(leaf: Leaf, epilogue: bool) -> Iterator[str]:
     """Panels of `width` columns, then what is left of them with masks."""
     column, width, columns = leaf.name("column"), leaf.width, leaf.columns
     known = columns.known
-    whole = known is not None and known % width == 0
-    full = leaf.name("full")
-    if known is not None:
-        end = str(int(columns.start) + known // width * width)
-    else:
-        end = full
-        yield f"{full} = {_atom(columns.start)} + max({_minus(columns.stop, columns.start)}, 0) // {width} * {width}"
+    lines, end = wholes(leaf, columns, width, "whole")
+    yield from lines
+    done = [f"{leaf.name('end')} = minimum({column} + {width}, {columns.stop})", EPILOGUE] if epilogue else []
     if known is None or known >= width:
+        whole = [f"{leaf.name('end')} = {column} + {width}", EPILOGUE] if epilogue else []
         yield f"for {column} in range({columns.start}, {end}, {width}):"
-        yield from _indent(_panel(leaf, column, str(width), leaf.way.vectors))
-    if not whole:
-        yield f"for {column} in range({end}, {columns.stop}, {width}):"
+        yield from indent([*_parts(leaf, column, str(width), leaf.way.vectors), *whole])
+    if known is None or known % width:
         rest = str(known % width) if known is not None else f"{columns.stop} - {column}"
         vectors = -(-(known % width) // leaf.way.lanes) if known is not None else leaf.way.vectors
-        yield from _indent(_panel(leaf, column, rest, vectors))
+        yield f"for {column} in range({end}, {columns.stop}, {width}):"
+        yield from indent([*_parts(leaf, column, rest, vectors), *done])
 
 
-def _minus(a: str, b: str) -> str:
-    return a if b == "0" else f"{a} - {_atom(b)}"
+def _parts(leaf: Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
+    """One panel, all of it or part after part of the inner indices."""
+    depth = leaf.way.depth
+    if depth is None:
+        yield from _panel(leaf, column, count, vectors)
+        return
+    (inner,) = leaf.inner
+    first, last = leaf.name("first"), leaf.name("last")
+    known = inner.known
+    once = inner.stop if known else f"maximum({inner.stop}, {plus(inner.start, '1')})"  # zeros, for a sum of nothing
+    yield f"for {first} in range({inner.start}, {once}, {depth}):"
+    part = Extent(inner.name, first, last)
+    yield from indent([
+        f"{last} = {first} + {depth}" if known and known % depth == 0
+        else f"{last} = minimum({first} + {depth}, {inner.stop})",
+        *_panel(replace(leaf, inner=(part,), around=inner), column, count, vectors),
+    ])  # fmt: skip
 
 
-def _panel(leaf: _Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
+def _panel(leaf: Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
     """All rows against one panel of columns: tiles of the full height, then one of what is left.
 
     Where the number of rows is known at run time only, the last tile repeats its last row and stores each once.
     """
     if leaf.way.panel is not None:
-        yield from _pack(leaf, column, count)
+        yield from pack_right(leaf, column, count)
     rows, row, tall = leaf.rows, leaf.name("row"), leaf.way.rows
-    start, known = rows.start, rows.known
-    if known is not None:
-        heights, first = [(tall, known // tall)] if known >= tall else [], int(rows.start)
-        heights += [(known % tall, 1)] if known % tall else []
-        for height, times in heights:
-            yield f"for {row} in range({first}, {first + height * times}, {height}):"
-            yield from _indent(_tile(leaf, row, column, height, vectors, count, str(height)))
-            first += height * times
-        return
-    yield f"for {row} in range({start}, {rows.stop}, {tall}):"
-    yield from _indent(_tile(leaf, row, column, tall, vectors, count, f"{rows.stop} - {row}"))
+    lines, end = wholes(leaf, rows, tall, "full")
+    yield from lines
+    if rows.known is None or rows.known >= tall:
+        yield f"for {row} in range({rows.start}, {end}, {tall}):"
+        yield from indent(_tile(leaf, row, column, tall, vectors, count, str(tall)))
+    if rows.known is None or rows.known % tall:
+        height = tall if rows.known is None else rows.known % tall
+        count_rows = minus(rows.stop, row) if rows.known is None else str(rows.known % tall)
+        yield f"for {row} in range({end}, {rows.stop}, {tall}):"
+        yield from indent(_tile(leaf, row, column, height, vectors, count, count_rows))
 
 
-def _tile(leaf: _Leaf, row: str, column: str, height: int, vectors: int, columns: str, rows: str) -> Iterator[str]:
+def _tile(leaf: Leaf, row: str, column: str, height: int, vectors: int, columns: str, rows: str) -> Iterator[str]:
     sums, target, left, right = leaf.name("sums"), leaf.target, leaf.left, leaf.right
-    yield f"{sums} = tile({target.view}, {height}, {vectors}, {leaf.way.lanes})"
+    shape = f"{height}, {vectors}, {leaf.way.lanes}"
     whole = rows == str(height) and columns == str(vectors * leaf.way.lanes)
     counted = leaf.way.panel is not None and len(leaf.inner) != 1  # else the inner index itself counts the panel's rows
     k = leaf.name("k")
+    into = f"{target.view}, {place(target, row, column)}, {target.row}"
+    around = leaf.around
+    if around is None:
+        yield f"{sums} = tile({target.view}, {shape})"
+    else:
+        yield f"if {leaf.inner[0].start} == {around.start}:"
+        yield f"    {sums} = tile({target.view}, {shape})"
+        yield "else:"
+        yield f"    {sums} = load_tile({into}, {shape}, {rows}, {columns})"
     if counted:
         yield f"{k} = 0"
     if leaf.way.panel is not None:
-        at = k if counted else _atom(_minus(leaf.inner[0].name, leaf.inner[0].start))
-        place, count = f"{leaf.panel}, {at} * {leaf.width}", str(vectors * leaf.way.lanes)
+        at = k if counted else minus(leaf.inner[0].name, leaf.inner[0].start)
+        here, count = f"{leaf.panel}, {times(at, str(leaf.width))}", str(vectors * leaf.way.lanes)
         whole = rows == str(height)
     else:
-        place, count = f"{right.view}, {_at(right, '0', column)}", columns
-    places = f"{sums}, {left.view}, {_at(left, row, '0')}, {left.row}, {place}"
+        here, count = f"{right.view}, {place(right, '0', column)}", columns
+    places = f"{sums}, {left.view}, {place(left, row, '0')}, {left.row}, {here}"
     body = [f"{sums} = rank1({places})" if whole else f"{sums} = rank1_part({places}, {rows}, {count})"]
-    yield from _inner_loops(leaf, [*body, f"{k} += 1"] if counted else body)
-    into = f"{target.view}, {_at(target, row, column)}, {target.row}"
-    yield f"{_store(leaf)}({sums}, {into}, {leaf.scale}, {rows}, {columns})"
+    yield from inner_loops(leaf, [*body, f"{k} += 1"] if counted else body)
+    scale = leaf.scale
+    if around is not None and scale not in ("1.0", "float32(1.0)"):
+        one = "float32(1.0)" if scale.startswith("float32(") else "1.0"
+        scale = f"({scale} if {leaf.inner[0].stop} == {around.stop} else {one})"
+    yield f"{_store(leaf)}({sums}, {into}, {scale}, {rows}, {columns})"
 
 
-def _pack(leaf: _Leaf, column: str, count: str) -> Iterator[str]:
-    """``panel[k, c] = right[k, column + c]``, zeros beyond the last column; squares are turned in registers."""
-    k, c, right, lanes, width = leaf.name("k"), leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
-    whole = count == str(width)
-    if len(leaf.inner) == 1 and right.inner == ("1",) and right.column != "1" and whole:
-        yield from _pack_turned(leaf, column)
-        return
-    yield f"{k} = 0"
-    if right.column == "1":
-        body = []
-        for v in range(leaf.way.vectors):
-            place = _plus(_at(right, "0", column), str(v * lanes))
-            into = _plus(f"{k} * {width}", str(v * lanes))
-            part = f"load_part({right.view}, {place}, {lanes}, {_minus(count, str(v * lanes))})"
-            body.append(f"store({leaf.panel}, {into}, {part})")
-    else:
-        place = _at(right, "0", f"{column} + {c}")
-        body = [
-            f"for {c} in range({count}):",
-            f"    {leaf.panel}[{k}, {c}] = element({right.view}, {place})",
-        ]
-        if not whole:
-            body += [f"for {c} in range({count}, {width}):", f"    {leaf.panel}[{k}, {c}] = 0.0"]
-    yield from _inner_loops(leaf, [*body, f"{k} += 1"])
-
-
-def _pack_turned(leaf: _Leaf, column: str) -> Iterator[str]:
-    """The panel of a transposed `right`, in squares of lanes × lanes."""
-    c, right, lanes, width = leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
-    (extent,) = leaf.inner
-    place = _at(right, "0", f"{column} + {c}")
-    k = _minus(extent.name, extent.start)
-    into = f"{_atom(k)} * {width} + {c}"
-    known = extent.known
-    if known is None:
-        end = leaf.name("squares")
-        yield f"{end} = {_atom(extent.start)} + max({_minus(extent.stop, extent.start)}, 0) // {lanes} * {lanes}"
-    else:
-        end = str(int(extent.start) + known // lanes * lanes)
-    if known is None or known >= lanes:
-        yield f"for {extent.name} in range({extent.start}, {end}, {lanes}):"
-        yield f"    for {c} in range(0, {width}, {lanes}):"
-        yield f"        transpose({right.view}, {place}, {right.column}, {leaf.panel}, {into}, {width}, {lanes})"
-    if known is None or known % lanes:
-        yield f"for {extent.name} in range({end}, {extent.stop}):"
-        yield f"    for {c} in range({width}):"
-        yield f"        {leaf.panel}[{k}, {c}] = element({right.view}, {place})"
-
-
-def _blas(leaf: _Leaf) -> Iterator[str]:
+def _blas(leaf: Leaf) -> Iterator[str]:
     """One call; the inner loop's name stands at its start, where the operands' offsets are taken."""
     (extent,) = leaf.inner
     rows, columns = leaf.rows, leaf.columns
@@ -349,11 +260,11 @@ def _blas(leaf: _Leaf) -> Iterator[str]:
     left_step = leaf.left.inner[0] if turned_left else leaf.left.row
     right_step = leaf.right.column if turned_right else leaf.right.inner[0]
     keep = "1.0" if leaf.accumulate else "0.0"
-    sizes = ", ".join(_minus(e.stop, e.start) for e in (rows, columns, extent))
+    sizes = ", ".join(minus(e.stop, e.start) for e in (rows, columns, extent))
     yield f"{extent.name} = {extent.start}"
     yield "gemm("
     yield f"    {int(turned_left)}, {int(turned_right)}, {sizes}, {leaf.scale},"
-    yield f"    {leaf.left.view}, {_at(leaf.left, rows.start, '0')}, {left_step},"
-    yield f"    {leaf.right.view}, {_at(leaf.right, '0', columns.start)}, {right_step},"
-    yield f"    {keep}, {leaf.target.view}, {_at(leaf.target, rows.start, columns.start)}, {leaf.target.row},"
+    yield f"    {leaf.left.view}, {place(leaf.left, rows.start, '0')}, {left_step},"
+    yield f"    {leaf.right.view}, {place(leaf.right, '0', columns.start)}, {right_step},"
+    yield f"    {keep}, {leaf.target.view}, {place(leaf.target, rows.start, columns.start)}, {leaf.target.row},"
     yield ")"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from chainrule.codegen.lowering import LLVM, Traced, declare, lowered, splat
 from chainrule.codegen.memory import I32, I64, data, is_place, lane_mask, literals, read, write
 from chainrule.codegen.view import View
 
-__all__ = ["add_tile", "element", "gemm", "rank1", "rank1_part", "store_tile", "tile", "transpose"]
+__all__ = ["add_tile", "element", "gemm", "load_tile", "rank1", "rank1_part", "store_tile", "tile", "transpose"]
 
 Numbers = np.ndarray[Any, Any]
 
@@ -62,6 +62,17 @@ def add_tile(acc: Numbers, view: Numbers, at: int, step: int, scale: float, rows
     flat, columns = view.reshape(-1), min(max(columns, 0), acc.shape[1])
     for r, row in enumerate(acc[: max(rows, 0), :columns]):
         flat[at + r * step : at + r * step + columns] += row * row.dtype.type(scale)
+
+
+def load_tile(
+    view: Numbers, at: int, step: int, height: int, vectors: int, lanes: int, rows: int, columns: int
+) -> Numbers:
+    """What `store_tile` stored with scale 1: sums that wait for the rest; those that do not exist are 0."""
+    found = tile(view, height, vectors, lanes)
+    flat, columns = view.reshape(-1), min(max(columns, 0), vectors * lanes)
+    for r in range(min(max(rows, 0), height)):
+        found[r, :columns] = flat[at + r * step : at + r * step + columns]
+    return found
 
 
 def transpose(source: Numbers, at: int, step: int, target: Numbers, place: int, stride: int, size: int) -> None:
@@ -188,30 +199,61 @@ def _store_tile(add: bool) -> Any:
         vector = ir.VectorType(LLVM[element], kind.lanes)
         factor = Traced(builder, splat(builder, scale, kind.lanes), element, kind.lanes)
         first = builder.gep(data(context, builder, sig.args[1], view), [at], inbounds=True)
-        nothing = ir.Constant(I64, 0)
-        for r in range(kind.rows):
-            exists = builder.icmp_signed("<", ir.Constant(I64, r), rows)
-            count = builder.select(exists, columns, nothing)
-            for v in range(kind.vectors):
-                mask = lane_mask(builder, count, kind.lanes, v * kind.lanes)
-                offset = builder.mul(step, ir.Constant(I64, r), flags=("nsw",))
-                offset = builder.add(offset, ir.Constant(I64, v * kind.lanes), flags=("nsw",))
-                pointer = builder.bitcast(builder.gep(first, [offset]), vector.as_pointer())
-                value = Traced(builder, builder.extract_value(acc, r * kind.vectors + v), element, kind.lanes)
-                if add:
-                    old = Traced(builder, read(builder, pointer, vector, mask), element, kind.lanes)
-                    value = value.intrinsic("llvm.fmuladd", factor, old)
-                else:
-                    value = value * factor
-                write(builder, value.value, pointer, mask)
+        for r, v, pointer, mask in _cells(builder, kind, vector, first, step, rows, columns):
+            value = Traced(builder, builder.extract_value(acc, r * kind.vectors + v), element, kind.lanes)
+            if add:
+                old = Traced(builder, read(builder, pointer, vector, mask), element, kind.lanes)
+                value = value.intrinsic("llvm.fmuladd", factor, old)
+            else:
+                value = value * factor
+            write(builder, value.value, pointer, mask)
         return context.get_dummy_value()
 
     return emit
 
 
+def _load_tile_type(view: types.Type, at: Any, step: Any, *rest: types.Type) -> Any:
+    known = literals(*rest[:3])
+    if not isinstance(view, View) or known is None or len(rest) != 5:
+        return None
+    i = types.int64
+    return Tile(view.element, *known), view, i, i, *rest[:3], i, i
+
+
+def _emit_load_tile(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    kind = sig.return_type
+    vector = ir.VectorType(LLVM[str(kind.element)], kind.lanes)
+    first = builder.gep(data(context, builder, sig.args[0], args[0]), [args[1]], inbounds=True)
+    acc: ir.Value = ir.Constant(context.get_value_type(kind), None)
+    for r, v, pointer, mask in _cells(builder, kind, vector, first, args[2], args[6], args[7]):
+        acc = builder.insert_value(acc, read(builder, pointer, vector, mask), r * kind.vectors + v)
+    return acc
+
+
+def _cells(
+    builder: ir.IRBuilder,
+    kind: Tile,
+    vector: ir.Type,
+    first: ir.Value,
+    step: ir.Value,
+    rows: ir.Value,
+    columns: ir.Value,
+) -> Iterator[tuple[int, int, ir.Value, ir.Value]]:
+    """Each row and vector of a tile in memory: its address, and which of its lanes exist."""
+    for r in range(kind.rows):
+        exists = builder.icmp_signed("<", ir.Constant(I64, r), rows)
+        count = builder.select(exists, columns, ir.Constant(I64, 0))
+        for v in range(kind.vectors):
+            mask = lane_mask(builder, count, kind.lanes, v * kind.lanes)
+            offset = builder.mul(step, ir.Constant(I64, r), flags=("nsw",))
+            offset = builder.add(offset, ir.Constant(I64, v * kind.lanes), flags=("nsw",))
+            yield r, v, builder.bitcast(builder.gep(first, [offset]), vector.as_pointer()), mask
+
+
 lowered(tile, _tile_type, _emit_tile)
 lowered(rank1, lambda *kinds: _rank1_type(*kinds) if len(kinds) == 6 else None, _emit_rank1)
 lowered(rank1_part, lambda *kinds: _rank1_type(*kinds) if len(kinds) == 8 else None, _emit_rank1)
+lowered(load_tile, _load_tile_type, _emit_load_tile)
 lowered(store_tile, _store_tile_type, _store_tile(add=False))
 lowered(add_tile, _store_tile_type, _store_tile(add=True))
 

@@ -37,7 +37,7 @@ from chainrule.codegen.memory import (
     vector_pointer,
     write,
 )
-from chainrule.codegen.tile import add_tile, element, gemm, rank1, rank1_part, store_tile, tile, transpose
+from chainrule.codegen.tile import add_tile, element, gemm, load_tile, rank1, rank1_part, store_tile, tile, transpose
 from chainrule.codegen.view import View, flat_position
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "greatest",
     "load",
     "load_part",
+    "load_tile",
     "rank1",
     "rank1_part",
     "store",

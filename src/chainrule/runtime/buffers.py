@@ -5,6 +5,8 @@ A new batch size evaluates polynomials and packs intervals; nothing is compiled.
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -118,10 +120,27 @@ def pack(wanted: Sequence[Interval]) -> tuple[list[int], int]:
     return offsets, top
 
 
+HUGE = 1 << 21
+LARGE = 1 << 18  # bytes from which a block is worth huge pages
+
+
 def aligned(count: int) -> NDArray[np.uint8]:
-    """`count` bytes, zero, that start on a cache line."""
+    """`count` bytes, zero, that start on a cache line; large blocks on a huge page, where the system has them."""
+    if count >= LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        return _on_huge_pages(count)
     block = np.zeros(count + LINE, np.uint8)
     start = -address(block) % LINE
+    return block[start : start + count]
+
+
+def _on_huge_pages(count: int) -> NDArray[np.uint8]:
+    """A matrix whose rows lie on a page each exhausts the table of 4 KB pages that a core has at hand."""
+    size = -(-count // HUGE) * HUGE
+    memory = mmap.mmap(-1, size + HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    block = np.frombuffer(memory, np.uint8)
+    start = -address(block) % HUGE
+    with contextlib.suppress(OSError):  # a kernel without them
+        memory.madvise(mmap.MADV_HUGEPAGE, start, size)
     return block[start : start + count]
 
 

@@ -49,6 +49,13 @@ BLOCK_BYTES = 1 << 18
 """What the temporaries of a block may take: they should stay in the second-level cache."""
 
 
+def even(extent: int, size: int) -> int:
+    """About `size` in whole vectors, such that an even number of blocks is about equally full: two cores share them."""
+    count = max(extent // size, 1)
+    count += count % 2 if count > 1 else 0
+    return -(-extent // (count * LANES)) * LANES
+
+
 @dataclass
 class Draft:
     """A kernel to be. index: what its blocks divide; None: it runs once, on one thread."""
@@ -235,7 +242,9 @@ class Planner:
         rows = max((self.tile_rows(t, draft.opened[t]) for t in draft.tasks), default=0)
         if rows:  # the block's results stay in the cache, if its tiles can afford it
             size = max(rows, min(size, BLOCK_BYTES // max(row, 1)))
-        if size > LANES:
+        if size > LANES and draft.index.extent.is_Integer:
+            size = even(extent, size)
+        elif size > LANES:
             size = -(-size // (2 * LANES)) * 2 * LANES
         return min(size, extent) if draft.index.extent.is_Integer else size
 

@@ -1,0 +1,59 @@
+"""A panel of `right`'s columns, copied so that a tile reads it in order.
+
+Rows that lie a power of two apart fall into the same few sets of a cache and drive each other out; the copy is read
+once for every tile of rows, so it pays wherever there are some. (Packing `left` as well gained nothing: measured.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from chainrule.codegen.operand import Leaf, atom, inner_loops, minus, place, plus, times, wholes
+
+
+def pack_right(leaf: Leaf, column: str, count: str) -> Iterator[str]:
+    """``panel[k, c] = right[k, column + c]``, zeros beyond the last column; squares are turned in registers."""
+    k, c, right, lanes, width = leaf.name("k"), leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
+    whole = count == str(width)
+    if len(leaf.inner) == 1 and right.inner == ("1",) and right.column != "1" and whole:
+        yield from _pack_turned(leaf, column)
+        return
+    counted = len(leaf.inner) != 1
+    at = k if counted else minus(leaf.inner[0].name, leaf.inner[0].start)
+    if counted:
+        yield f"{k} = 0"
+    if right.column == "1":
+        body = []
+        for v in range(leaf.way.vectors):
+            here = plus(place(right, "0", column), str(v * lanes))
+            into = plus(times(at, str(width)), str(v * lanes))
+            part = f"load_part({right.view}, {here}, {lanes}, {minus(count, str(v * lanes))})"
+            body.append(f"store({leaf.panel}, {into}, {part})")
+    else:
+        here = place(right, "0", f"{column} + {c}")
+        body = [
+            f"for {c} in range({count}):",
+            f"    {leaf.panel}[{at}, {c}] = element({right.view}, {here})",
+        ]
+        if not whole:
+            body += [f"for {c} in range({count}, {width}):", f"    {leaf.panel}[{at}, {c}] = 0.0"]
+    yield from inner_loops(leaf, [*body, f"{k} += 1"] if counted else body)
+
+
+def _pack_turned(leaf: Leaf, column: str) -> Iterator[str]:
+    """The panel of a transposed `right`, in squares of lanes × lanes."""
+    c, right, lanes, width = leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
+    (extent,) = leaf.inner
+    here = place(right, "0", f"{column} + {c}")
+    k = minus(extent.name, extent.start)
+    into = f"{atom(k)} * {width} + {c}"
+    lines, end = wholes(leaf, extent, lanes, "squares")
+    yield from lines
+    if extent.known is None or extent.known >= lanes:
+        yield f"for {extent.name} in range({extent.start}, {end}, {lanes}):"
+        yield f"    for {c} in range(0, {width}, {lanes}):"
+        yield f"        transpose({right.view}, {here}, {right.column}, {leaf.panel}, {into}, {width}, {lanes})"
+    if extent.known is None or extent.known % lanes:
+        yield f"for {extent.name} in range({end}, {extent.stop}):"
+        yield f"    for {c} in range({width}):"
+        yield f"        {leaf.panel}[{k}, {c}] = element({right.view}, {here})"
