@@ -147,6 +147,15 @@ def test_data_and_inputs_have_the_same_names(place, command):
     assert not list(place.glob("runs/*"))
 
 
+def test_what_fails_at_its_first_step_leaves_no_run(place, command, monkeypatch):
+    def fail(self, **batch):
+        raise ChainruleError("input label holds an index that is out of range")
+
+    monkeypatch.setattr(Step, "__call__", fail)
+    assert command("train", "net.graph", "--out", "run")[0] == 2
+    assert not Path("run").exists()
+
+
 def test_a_model_need_not_take_all_of_a_built_in_set(place, command, monkeypatch):
     arrays = dict(np.load("points.npz"))
     more = arrays | {"more": arrays["x"]}
@@ -391,7 +400,7 @@ def test_explain_shows_the_rules_with_the_formulas_before_and_after(tmp_path, co
     assert "     loss = loss_sum / n\n   → loss_sum_bar = loss_bar / n\n" in out
     code, out, _ = command("explain", model, "--of", "w_bar", "--json")
     found = last_json(out)["steps"]
-    assert [step["rule"] for step in found][0] == "vjp"
+    assert found[0]["rule"] == "vjp"
     assert all("w_bar" in step["formulas"] for step in found)
     code, _, err = command("explain", model, "--of", "w_ba")
     assert code == 2

@@ -137,8 +137,11 @@ def train(run: Run, started: float, json: bool) -> int:
             loop.train(run.step, run.step.predict, run.data, how, done, run.after_epoch, watch)
     except KeyboardInterrupt:
         stopped = True
-    finally:
-        run.save()
+    except ChainruleError:
+        if run.last.record.curve:  # what fails at its first step leaves no run behind
+            run.save()
+        raise
+    run.save()
     curve = run.last.record.curve
     found = loop.verdict(how, curve)
     found |= {"loss": found["train_loss"], "data": run.data.name, "model": run.record.file, "run": str(run.folder)}
