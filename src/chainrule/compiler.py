@@ -146,7 +146,8 @@ def _improve(options: Options) -> tuple[Pass, ...]:
 
 def _loss(graph: Graph, name: str) -> str:
     if name not in graph.tensors:
-        raise ChainruleError(f"model {graph.name} has no tensor {name!r} to minimise: {nearest(name, graph.tensors)}")
+        problem = f"model {graph.name} has no tensor {name!r} to minimise"
+        raise ChainruleError(f"{problem}: {nearest(name, graph.tensors)}\n  Way out: define it: {name} = mean(…)")
     if graph.tensors[name].shape:
         shape = ", ".join(map(str, graph.tensors[name].shape))
         problem, way_out = f"{name} is [{shape}], and a loss is one number", "take its mean"
