@@ -247,7 +247,7 @@ def formula(text: str, /, *, name: str | None = None, **reads: Operand) -> Tenso
     places: dict[str, Tensor | str | None] = {name: _operand(read) for name, read in reads.items()}
     places[head[1]] = None
     parts = (places[word] if k % 2 and word in places else word for k, word in enumerate(words))
-    return Tensor(_checked(name or head[1]), tuple(parts), caller())
+    return Tensor(_checked(head[1] if name is None else name), tuple(parts), caller())
 
 
 def call(function: str, *arguments: Operand | Dim, name: str | None = None, **options: Argument) -> Tensor:
@@ -258,7 +258,7 @@ def call(function: str, *arguments: Operand | Dim, name: str | None = None, **op
     for key, value in options.items():
         given.append(f"{', ' if len(given) > 2 else ''}{_checked(key)} = {_literal(value)}")
     dims = _dims((*arguments, *options.values()))
-    return Tensor(_checked(name or _stem(function, arguments)), (*given, ")"), caller(), dims)
+    return Tensor(_checked(_stem(function, arguments) if name is None else name), (*given, ")"), caller(), dims)
 
 
 def _stem(function: str, arguments: Sequence[object]) -> str:
@@ -277,7 +277,7 @@ def gradient(of: Tensor, wrt: Tensor, *, name: str | None = None) -> Tensor:
 
     >>> penalty = cr.sum(cr.gradient(loss, x) ** 2)
     """
-    return call("gradient", of, wrt, name=name or f"{of.stem}_by_{wrt.stem}")
+    return call("gradient", of, wrt, name=f"{of.stem}_by_{wrt.stem}" if name is None else name)
 
 
 def _operate(sign: str, *operands: Operand) -> Tensor:
@@ -437,6 +437,7 @@ def recorded_source(name: str, roots: Mapping[str, Tensor]) -> Source:
     if not roots:
         raise ChainruleError("a model without outputs computes nothing\n  Way out: cr.Model(loss, logits=logits)")
     for root, tensor in roots.items():
+        _checked(root)
         if not isinstance(tensor, Tensor):
             way_out = "make it of inputs and params: cr.mean(…)"  # type: ignore[unreachable]
             raise ChainruleError(f"{root} of the model is {tensor!r}, no symbolic tensor\n  Way out: {way_out}")
