@@ -86,6 +86,20 @@ def _assignments(members: Sequence[Formula], reads: Sequence[tuple[Formula, Acce
         yield from extend({members[0].out: k})
 
 
+def still_axes(members: Sequence[Formula]) -> list[Mapping[str, int]]:
+    """The axes, one of each member, along which they read each other at the same place, such as the batch's."""
+    names = {f.out for f in members}
+    reads = [(f, read) for f in members for read in f.reads if read.tensor in names]
+    found: list[Mapping[str, int]] = []
+    for axes in _assignments(members, reads):
+        extents = {f.axes[axes[f.out]].extent for f in members}
+        if len(extents) == 1 and all(
+            read.indices[axes[read.tensor]] == f.axes[axes[f.out]].symbol for f, read in reads
+        ):
+            found.append(axes)
+    return found
+
+
 def _is_constant(e: sp.Expr) -> bool:
     return bool(sp.expand(e).is_Integer)
 

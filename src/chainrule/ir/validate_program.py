@@ -82,7 +82,7 @@ def kernel_problems(
             return
         yield from _unknown_symbols(kernel, at, dims)
         for read in reads:
-            if read.tensor not in written and read.tensor not in made:
+            if read.tensor not in written and read.tensor not in made and not _is_carried(read, at, seen):
                 yield f"{read.tensor} is read before it is written"
             for writer in made.get(read.tensor, ()):
                 yield from _lost_axes(writer, at, local)
@@ -93,6 +93,21 @@ def kernel_problems(
             yield f"{at.leaf.companion} is not local"
     if kernel.block is not None:
         yield from _shared(kernel, seen, local)
+
+
+def _is_carried(read: Access, at: Seen, seen: list[Seen]) -> bool:
+    """Whether a leaf below writes what is read here, in an earlier turn of a loop that is around both."""
+    for later in seen:
+        target = accesses(later.leaf)[1]
+        if target.tensor != read.tensor:
+            continue
+        shared = {r.symbol for r in at.around} & {r.symbol for r in later.around}
+        for mine, other in zip(read.indices, target.indices, strict=True):
+            turns = [s for s in shared if other.coeff(s) in (1, -1)]
+            apart = sp.expand(mine - other)
+            if any(apart.is_Integer and apart * other.coeff(s) < 0 for s in turns):
+                return True
+    return False
 
 
 def _seen(body: tuple[Leaf, ...], around: tuple[Range, ...]) -> Iterator[Seen]:

@@ -78,12 +78,18 @@ def each_ns(task: Task, *, product: bool) -> sp.Rational:
 
 def cost_at(task: Task, sizes: Sizes, *, product: bool) -> float:
     """Nanoseconds at the typical sizes."""
-    return float(each_ns(task, product=product)) * sizes.points(i.extent for i in task.indices)
+    return float(each_ns(task, product=product)) * sizes.points(extents_of(task))
 
 
 def cost_of(task: Task, *, product: bool) -> sp.Expr:
     """Nanoseconds over the dims."""
-    return sp.Mul(each_ns(task, product=product), *(i.extent for i in task.indices))
+    return sp.Mul(each_ns(task, product=product), *extents_of(task))
+
+
+def extents_of(task: Task) -> tuple[Extent, ...]:
+    """What its loops run over, the steps of its recurrence too."""
+    steps = () if task.circle is None else (task.circle.step.extent,)
+    return (*steps, *(i.extent for i in task.indices))
 
 
 def bytes_of(dtype: DType) -> int:

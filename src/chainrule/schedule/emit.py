@@ -100,7 +100,11 @@ def _leaves(nodes: Sequence[Branch | Twig], work: Kernelwork) -> Iterator[Leaf]:
 
 
 def _opened(steps: Sequence[Step]) -> dict[sp.Basic, sp.Basic]:
-    return {symbol: loop_symbol(branch) for branch, symbol in steps}
+    """What each open index is, over the symbols of the loops: a recurrence that reads ahead counts down."""
+    return {
+        symbol: branch.extent - 1 - loop_symbol(branch) if branch.ahead else loop_symbol(branch)
+        for branch, symbol in steps
+    }
 
 
 def _statements(t: int, work: Kernelwork) -> Iterator[Statement]:

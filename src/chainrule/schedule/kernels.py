@@ -17,6 +17,7 @@ import sympy as sp
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.formula import DType, Index, Reduce
 from chainrule.ir.graph import Tensor
+from chainrule.ir.recurrence import still_axes
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of
 from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
@@ -97,6 +98,10 @@ def _contractions(tasks: Sequence[Task], sizes: Sizes) -> dict[int, Contraction]
     return found
 
 
+def in_circle(task: Task, number: int) -> bool:
+    return task.circle is not None and task.circle.number == number
+
+
 @dataclass
 class Planner:
     links: Links
@@ -112,6 +117,11 @@ class Planner:
 
     def put(self, t: int) -> None:
         """Task `t` into the latest draft that it may join, else into a new one."""
+        circle = self.links.tasks[t].circle
+        if circle is not None:
+            if t not in self.place:
+                self.put_circle([k for k, task in enumerate(self.links.tasks) if in_circle(task, circle.number)])
+            return
         earliest = max((self.place[p] for p in self.links.before[t]), default=0)
         if not self.serial and self.join(t, earliest):
             return
@@ -122,6 +132,34 @@ class Planner:
             return
         index = max(options, key=lambda i: (self.gain(t, i), -options.index(i)))
         self.add(t, len(self.drafts), index.symbol, Draft(index))
+
+    def put_circle(self, members: Sequence[int]) -> None:
+        """All of a recurrence into one draft, for its steps follow each other: blocks divide what all of it has in
+        common, such as the batch."""
+        outside = {p for t in members for p in self.links.before[t]} - set(members)
+        earliest = max((self.place[p] for p in outside), default=0)
+        common = self.common(members)
+        if self.serial or not common or sum(self.costs[t] for t in members) < TINY_NS:
+            self.put_serial(members[0], earliest)
+            for t in members[1:]:
+                self.place[t] = self.place[members[0]]
+                self.drafts[self.place[t]].tasks.append(t)
+            return
+        at = len(self.drafts)
+        first = self.links.tasks[members[0]]
+        symbols = common[0]
+        self.drafts.append(Draft(next(a for a in first.axes if a.symbol == symbols[members[0]])))
+        for t in members:
+            self.add(t, at, symbols[t])
+
+    def common(self, members: Sequence[int]) -> list[dict[int, sp.Symbol]]:
+        """Which axis of each task of a recurrence may be one and the same: all reads among them are at its place."""
+        tasks = {self.links.tasks[t].out: t for t in members}
+        found = []
+        for axes in still_axes([self.links.tasks[t].formula for t in members]):
+            found.append({t: self.links.tasks[t].formula.axes[axes[out]].symbol for out, t in tasks.items()})
+        steps = {t: circle.step.symbol for t in members if (circle := self.links.tasks[t].circle) is not None}
+        return [symbols for symbols in found if all(symbols[t] != steps[t] for t in members)]
 
     def options(self, t: int) -> Sequence[Index]:
         """The indices that blocks may divide: never one that is reduced, for its parts would have to be added."""

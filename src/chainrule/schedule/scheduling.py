@@ -67,7 +67,8 @@ def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
     needed: dict[int, set[str]] = {at: set() for at in range(len(plan.drafts))}
     for t, task in enumerate(plan.links.tasks):
         away = any(home[reader] != home[t] for reader in plan.links.readers.get(task.out, ()))
-        if away or task.out in outputs:
+        carried = task.circle is not None and task.circle.carried
+        if away or carried or task.out in outputs:
             needed[home[t]].add(task.out)
     return needed
 

@@ -22,12 +22,26 @@ PART = sp.Symbol("_part", integer=True, nonnegative=True)
 
 
 @dataclass(frozen=True)
+class Circle:
+    """The recurrence that a task is a member of: one loop, over `step` of each, computes all of them.
+
+    number: of the recurrence. ahead: what it reads is at later places, so the loop runs down. carried: somebody reads
+    the task's result at another place than the loop's, so that all of it is kept.
+    """
+
+    number: int
+    step: Index
+    ahead: bool
+    carried: bool
+
+
+@dataclass(frozen=True)
 class Task:
     """``out[target] = reduce[over where ...] body`` for every value of `axes`.
 
     target: what it stores at, over the symbols of axes and over, and slots; an axis of `scattered` is no loop.
     store: the state or parameter that it overwrites in place. partial: it reduces the block's part of an index, and
-    its first target index is the block's number.
+    its first target index is the block's number. circle: the step of a recurrence is no axis of its tasks.
     """
 
     formula: Formula
@@ -39,6 +53,7 @@ class Task:
     scattered: tuple[Index, ...] = ()
     store: str | None = None
     partial: bool = False
+    circle: Circle | None = None
 
     @property
     def out(self) -> str:

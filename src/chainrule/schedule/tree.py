@@ -19,7 +19,7 @@ from chainrule.ir.formula import Index, Reduce
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.links import Links
 from chainrule.schedule.product import Contraction
-from chainrule.schedule.task import Task
+from chainrule.schedule.task import Circle, Task
 
 LANES = 8
 """What a vector holds, about: shorter rows of accumulators are slower than one scalar at a time."""
@@ -44,6 +44,7 @@ class Branch:
     pretty: str
     opened: Mapping[int, sp.Symbol]
     body: tuple[Branch | Twig, ...]
+    ahead: bool = False  # a recurrence whose steps run down
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Group:
     blocked: bool
     opened: dict[int, sp.Symbol]
     items: list[Item] = field(default_factory=list)
+    circle: Circle | None = None  # its loop is that of a recurrence, which nothing else joins
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,19 @@ class Ground:
         return task in self.block and bool(self.block[task] == index.symbol)
 
 
-def build(items: Sequence[Item], ground: Ground, count: list[int] | None = None) -> tuple[Branch | Twig, ...]:
-    """The loops over `items`, in order. `count` numbers the loops of the whole kernel."""
+def build(
+    items: Sequence[Item], ground: Ground, count: list[int] | None = None, inside: int | None = None
+) -> tuple[Branch | Twig, ...]:
+    """The loops over `items`, in order. `count` numbers the loops of the whole kernel; `inside`: which recurrence
+    is open."""
     count = [0] if count is None else count
     groups: list[Group | Twig] = []
     place: dict[int, int] = {}
     for k, item in enumerate(items):
+        circle = ground.links.tasks[item.task].circle
+        if circle is not None and circle.number != inside:
+            place[item.task] = _stepped(item, circle, groups)
+            continue
         earliest = max((place[p] for p in ground.links.before[item.task] if p in place), default=0)
         options = ground.may_open(item)
         if not options:
@@ -131,9 +140,26 @@ def build(items: Sequence[Item], ground: Ground, count: list[int] | None = None)
             result.append(group)
         else:
             number, count[0] = count[0], count[0] + 1
-            body = build(group.items, ground, count)
-            result.append(Branch(number, group.index.extent, group.blocked, group.index.name, group.opened, body))
+            circle = group.circle
+            body = build(group.items, ground, count, inside if circle is None else circle.number)
+            ahead = circle is not None and circle.ahead
+            index = group.index
+            result.append(Branch(number, index.extent, group.blocked, index.name, group.opened, body, ahead))
     return tuple(result)
+
+
+def _stepped(item: Item, circle: Circle, groups: list[Group | Twig]) -> int:
+    """Put `item` into the loop of its recurrence, which its first task opens; where that loop is."""
+    numbers = [g.circle.number if isinstance(g, Group) and g.circle is not None else None for g in groups]
+    if circle.number not in numbers:
+        numbers.append(circle.number)
+        groups.append(Group(circle.step, False, {}, circle=circle))
+    at = numbers.index(circle.number)
+    group = groups[at]
+    assert isinstance(group, Group)
+    group.opened[item.task] = circle.step.symbol
+    group.items.append(item)
+    return at
 
 
 def _joined(
@@ -146,7 +172,7 @@ def _joined(
     for linked in (True, False):
         for at in range(len(groups) - 1, earliest - 1, -1):
             group = groups[at]
-            if isinstance(group, Group) and linked == is_linked(item.task, group, ground):
+            if isinstance(group, Group) and group.circle is None and linked == is_linked(item.task, group, ground):
                 index = joining(item.task, options, group, ground)
                 if index is not None:
                     return at, index

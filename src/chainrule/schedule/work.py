@@ -6,12 +6,15 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import networkx as nx
+
 from chainrule.ir.expression import index_symbol, slot
 from chainrule.ir.formula import Access, Formula, Index
 from chainrule.ir.graph import Graph, Tensor
+from chainrule.ir.recurrence import in_steps, recurrence_of
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.split import split
-from chainrule.schedule.task import Task, fresh, task_of
+from chainrule.schedule.task import Circle, Task, fresh, task_of
 
 
 def copy_formula(out: str, of: Tensor, origin: str) -> Formula:
@@ -50,25 +53,55 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
     stores = {update.store for update in graph.updates}
     alias: dict[str, str] = {}
     formulas: list[Formula] = []
-    for node in graph.nodes:
+    for node in (node for nodes in graph.components for node in nodes):
         if not isinstance(node, Formula):
             continue
         f = replace(node, reads=tuple(replace(r, tensor=alias.get(r.tensor, r.tensor)) for r in node.reads))
-        if is_copy(f, tensors) and f.reads[0].tensor not in stores:
+        if is_copy(f, tensors) and f.reads[0].tensor not in stores and not graph.is_recurrent(f.out):
             alias[f.out] = f.reads[0].tensor
         else:
             formulas += split(f, tensors, sizes)
     outputs = tuple((name, alias.get(name, name)) for name in graph.outputs)
+    formulas, circles = circles_of(formulas)
     saved = {}
     for _, name in outputs:
         if name in stores and name not in saved:  # an output is the value before the update
             saved[name] = fresh(f"{name}_before", tensors)
             formulas.append(copy_formula(saved[name], tensors[name], name))
             tensors[saved[name]] = replace(tensors[name], name=saved[name])
-    tasks = [task_of(f, tensors) for f in formulas]
+    tasks = [in_circle(task_of(f, tensors), circles.get(f.out)) for f in formulas]
     tasks = _with_updates(tasks, [(u.store, alias.get(u.value, u.value)) for u in graph.updates], tensors)
     outputs = tuple((name, saved.get(of, of)) for name, of in outputs)
     return Work(tuple(in_order(tasks)), tensors, alias, outputs)
+
+
+def circles_of(formulas: Sequence[Formula]) -> tuple[list[Formula], dict[str, Circle]]:
+    """`formulas`, those of each recurrence in the order of one step, and which recurrence each of these is in."""
+    by_name = {f.out: f for f in formulas}
+    reads = nx.DiGraph((t, f.out) for f in formulas for t in f.tensors if t in by_name)
+    found: dict[str, Circle] = {}
+    ordered: dict[str, tuple[Formula, ...]] = {}
+    for number, names in enumerate(nx.strongly_connected_components(reads)):
+        members = [f for f in formulas if f.out in names]
+        if len(members) == 1 and members[0].out not in members[0].tensors:
+            continue
+        recurrence = recurrence_of(members)
+        carried = {
+            read.tensor for f in members for read in f.reads if read.tensor in names and recurrence.distance(f, read)
+        }
+        for f in members:
+            step = f.axes[recurrence.axes[f.out]]
+            found[f.out] = Circle(number, step, recurrence.ahead, f.out in carried)
+        ordered[members[-1].out] = in_steps(recurrence)
+    # all of a recurrence stands where its last member stood
+    rest = ((f,) if f.out not in found else ordered.get(f.out, ()) for f in formulas)
+    return [f for group in rest for f in group], found
+
+
+def in_circle(task: Task, circle: Circle | None) -> Task:
+    if circle is None:
+        return task
+    return replace(task, axes=tuple(a for a in task.axes if a != circle.step), circle=circle)
 
 
 def _with_updates(tasks: list[Task], updates: Sequence[tuple[str, str]], tensors: dict[str, Tensor]) -> list[Task]:
@@ -109,7 +142,13 @@ def _may_overwrite(
     tensors: Mapping[str, Tensor],
 ) -> bool:
     f = task.formula
-    if f.over or f.where or f.shape != tensors[store].shape or f.dtype is not tensors[store].dtype:
+    if (
+        task.circle is not None
+        or f.over
+        or f.where
+        or f.shape != tensors[store].shape
+        or f.dtype is not tensors[store].dtype
+    ):
         return False
     if any(read.indices != task.target for read in task.reads_of(store)):
         return False
@@ -135,8 +174,15 @@ def _readers(tasks: Sequence[Task]) -> dict[str, list[int]]:
 
 
 def predecessors(tasks: Sequence[Task]) -> list[set[int]]:
-    """For each task the ones that must come before: who computes what it reads, who reads what it overwrites."""
+    """For each task the ones that must come before: who computes what it reads, who reads what it overwrites.
+
+    A recurrence begins when all is there that any of its tasks reads; among them, order is that of one step.
+    """
     producers = {task.out: k for k, task in enumerate(tasks)}
+    circles: dict[int, list[int]] = {}
+    for k, task in enumerate(tasks):
+        if task.circle is not None:
+            circles.setdefault(task.circle.number, []).append(k)
     readers = _readers(tasks)
     before: list[set[int]] = []
     for k, task in enumerate(tasks):
@@ -144,6 +190,10 @@ def predecessors(tasks: Sequence[Task]) -> list[set[int]]:
         if task.store is not None:
             needed.update(readers.get(task.store, ()))
         before.append(needed - {k})
+    for members in circles.values():
+        outside = set().union(*(before[k] for k in members)) - set(members)
+        for j, k in enumerate(members):
+            before[k] = outside | set(members[:j])
     return before
 
 
