@@ -69,7 +69,7 @@ def test_every_kind_of_thing_prints():
             Dim("a.rows", definition=quotient(N - 1, sp.Integer(2)) + 1),
         ),
         inputs=(x, label, flag),
-        params=(Param(w, Init("orthogonal", (1.0, 2.0), 4)), Param(Tensor("b", ()), Init("normal", (0.1, 1e-30)))),
+        params=(Param(w, Init("orthogonal", (1.0, 2.0), 0)), Param(Tensor("b", ()), Init("normal", (0.1, 1e-30)))),
         states=(State(Tensor("a.0.m", (sp.Integer(4),)), -0.1), State(Tensor("s", ()), float("inf"))),
         scalars=(Scalar("step", 1.0), Scalar("rate", 1e-5)),
         nodes=(

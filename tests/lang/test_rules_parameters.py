@@ -83,7 +83,7 @@ def test_fans_are_the_axes_reduced_and_the_others_where_the_parameter_is_first_r
 def test_each_leaves_a_stacked_axis_out_of_the_fans():
     reads = "y[i, g, o] = sum[k] x[i, k] * W[k, g, o]"
     bound = math.sqrt(6 / (4 + 6))
-    assert init("glorot_uniform(each = 3)", reads, "4, 3, 6") == Init("uniform", (-bound, bound), 3)
+    assert init("glorot_uniform(each = 3)", reads, "4, 3, 6") == Init("uniform", (-bound, bound), 1)
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,14 @@ def initial(pending: Pending, reader: Formula | None) -> Init:
         assert each is not None
         shape = f"{pending.tensor.name} is {list(pending.tensor.shape)}"
         raise SourceError(each.span, f"no axis has the extent {stacked}", (shape,), "each = g stacks g matrices")
-    inner = Scope(scope.draft, scope.definitions, numbers=dict(fans(pending, reader, stacked)))
+    axis = stacking_axis(pending, reader, stacked)
+    inner = Scope(scope.draft, scope.definitions, numbers=dict(fans(pending, reader, axis)))
     arguments(inner, definition, e, scope)
     law = definition.law
     if BASE.get(law.function) != len(law.arguments):
         raise SourceError(law.span, f"'{law.function}' is no base law", (), f"base laws are {', '.join(BASE)}")
     numbers = tuple(double(static.number(a.value, inner), a.span) for a in law.arguments)
-    return Init(law.function, numbers, None if stacked is None else int(stacked))
+    return Init(law.function, numbers, axis)
 
 
 def arguments(inner: Scope, definition: s.Initialiser, e: s.Call, scope: Scope) -> None:
@@ -70,13 +71,18 @@ def arguments(inner: Scope, definition: s.Initialiser, e: s.Call, scope: Scope) 
             raise SourceError(e.span, f"{definition.name} needs '{parameter.name}'", (), way_out)
 
 
-def fans(pending: Pending, reader: Formula | None, stacked: sp.Expr | None) -> Mapping[str, sp.Expr]:
+def stacking_axis(pending: Pending, reader: Formula | None, stacked: sp.Expr | None) -> int | None:
+    """The axis that stacks matrices: the first of that extent which is not reduced over, else the first."""
+    if stacked is None:
+        return None
+    shape, reduced = list(pending.tensor.shape), reduced_axes(pending.tensor.name, reader)
+    return next((k for k, n in enumerate(shape) if n == stacked and k not in reduced), shape.index(stacked))
+
+
+def fans(pending: Pending, reader: Formula | None, skipped: int | None) -> Mapping[str, sp.Expr]:
     """fan_in, fan_out, and the columns of the parameter as a matrix whose one side is fan_in."""
     shape = list(pending.tensor.shape)
     reduced = set(reduced_axes(pending.tensor.name, reader))
-    skipped = next((k for k, n in enumerate(shape) if n == stacked and k not in reduced), None)
-    if stacked is not None and skipped is None:
-        skipped = shape.index(stacked)
     axes = [k for k in range(len(shape)) if k != skipped]
     fan_in = sp.Mul(*(shape[k] for k in axes if k in reduced))
     fan_out = sp.Mul(*(shape[k] for k in axes if k not in reduced))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from chainrule.ir.expression import ATOM, COMPARE, expression_text
 from chainrule.ir.formula import DType, Extent, Formula
-from chainrule.ir.graph import Dim, Graph, Init, Node, Tensor
+from chainrule.ir.graph import Dim, Graph, Node, Param, Tensor
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.text import formula_text
 from chainrule.lang.scan import PRINTED
@@ -27,7 +27,7 @@ def _lines(graph: Graph) -> Iterator[str]:
     inline = bool(marked) and marked == graph.outputs and (not has_loss or "loss" in marked)
     yield from (_dim(dim) for dim in graph.dims)
     yield from (f"input {_sized(t)}{_type(t)}" for t in graph.inputs)
-    yield from (f"param {_sized(p.tensor)} ~ {_law(p.init)}" for p in graph.params)
+    yield from (f"param {_sized(p.tensor)} ~ {_law(p)}" for p in graph.params)
     yield from (f"state {_sized(s.tensor)} = {_number(s.value)}" for s in graph.states)
     yield from (f"scalar {s.name} = {_number(s.default)}" for s in graph.scalars)
     for node in graph.nodes:
@@ -78,9 +78,10 @@ NAMES = {
 }
 
 
-def _law(init: Init) -> str:
+def _law(param: Param) -> str:
+    init = param.init
     numbers = [f"{name} = {_number(x)}" for name, x in zip(NAMES[init.law], init.numbers, strict=True)]
-    each = [] if init.each is None else [f"each = {init.each}"]
+    each = [] if init.each is None else [f"each = {param.tensor.shape[init.each]}"]
     return f"{init.law}({', '.join(numbers + each)})"
 
 
