@@ -201,3 +201,20 @@ def test_what_a_leaf_calls_is_among_the_functions_of_kernels():
     named = product.calls(job.source.splitlines())
     assert {"tile", "store_tile", "transpose", "element"} <= named
     assert named <= set(tile.__all__) | {"store", "load_part", "minimum"}
+
+
+@pytest.mark.parametrize("kind", ["NN", "NT"])
+def test_a_panel_that_is_cut_gives_the_same_bits(kind):
+    whole = matrix_product(
+        kind, (40, 512, 700), "float32", host(), lambda way: replace(way, depth=None, panel=(700, 32))
+    )
+    cut = matrix_product(kind, (40, 512, 700), "float32", host(), lambda way: replace(way, depth=256, panel=(256, 32)))
+    unknown = matrix_product(
+        kind, (40, 512, "K"), "float32", host(), lambda way: replace(way, depth=64, panel=(64, 32))
+    )
+    assert "load_tile" in cut.source
+    arrays, want = operands(kind, 40, 512, 700, "float32")
+    for scale in (whole, cut, unknown):
+        found = run(scale, arrays, {"K": 700}, 0, 40)["z"]
+        np.testing.assert_array_equal(found, run(whole, arrays, {}, 0, 40)["z"])
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-3)

@@ -106,7 +106,7 @@ class Writer:
         """The parameter that holds a size: a dim, or what is computed of dims when they are bound."""
         e = self.over_dims(e)
         if e not in self.sizes:
-            self.sizes[e] = self.names.fresh(e.name if isinstance(e, sp.Symbol) else "size")
+            self.sizes[e] = self.names.fresh(e.name if isinstance(e, sp.Symbol) else "size", never_had=True)
         return self.sizes[e]
 
     def over_dims(self, e: sp.Expr) -> sp.Expr:
@@ -131,7 +131,7 @@ class Writer:
         """The parameter that is the view of a buffer."""
         if name not in self.views:
             buffer = self.buffer(name)
-            called = self.names.fresh(buffer.stands_for or buffer.name)
+            called = self.names.fresh(buffer.stands_for or buffer.name, never_had=True)  # a loop had it: an int
             shape = tuple(self.extent(self.over_dims(e)) for e in buffer.shape)
             array = Array(element_of(buffer.dtype, self.element), shape, buffer.space == "scratch")
             self.views[name] = called, array
@@ -148,7 +148,7 @@ class Writer:
         """The local variable that a rank-0 scratch buffer is."""
         if name not in self.variables:
             buffer = self.buffer(name)
-            self.variables[name] = self.names.fresh(buffer.stands_for or buffer.name)
+            self.variables[name] = self.names.fresh(buffer.stands_for or buffer.name, never_had=True)
         return self.variables[name]
 
     def is_variable(self, name: str) -> bool:
