@@ -142,8 +142,7 @@ def is_direct_call(scope: Scope, e: s.Define) -> bool:
     function = e.value.function
     if function in scope.instances or function in scope.own:
         return True
-    builtin = function in static.STATIC_FUNCTIONS or function in ("float", "int", "norm", *static.REDUCTIONS)
-    return not builtin
+    return not static.is_builtin(function)
 
 
 def repeat(scope: Scope, e: s.RepeatStatement, out: str | None) -> Tensor | None:

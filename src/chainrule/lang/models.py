@@ -16,6 +16,7 @@ from chainrule.ir.formula import Formula
 from chainrule.ir.graph import Graph, Node, Param, State, Update
 from chainrule.lang import scan, static
 from chainrule.lang import syntax as s
+from chainrule.lang.count import check_count
 from chainrule.lang.draft import Draft, Scope, Static, renamed
 from chainrule.lang.elaborate import run
 from chainrule.lang.initialisers import initial
@@ -116,6 +117,7 @@ def elaborate_model(
     draft = Draft(e.name)
     scope = Scope(draft, definitions, own)
     bind_arguments(scope, e, arguments)
+    check_count(e.body, scope.numbers, definitions, own)
     run(scope, e.body)
     return finish(draft, scope, e)
 

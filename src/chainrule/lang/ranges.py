@@ -287,7 +287,7 @@ class Ranges:
     def is_builtin(self, function: str) -> bool:
         if function in self.scope.own or function in self.scope.instances:
             return False
-        return function in static.STATIC_FUNCTIONS or function in ("float", "int", "norm", *static.REDUCTIONS)
+        return static.is_builtin(function)
 
     def is_elementwise(self, e: s.Call) -> bool:
         definition = self.scope.definitions.get(e.function)

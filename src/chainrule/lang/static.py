@@ -57,6 +57,11 @@ def is_static(e: s.Expression, scope: Scope) -> bool:
 STATIC_FUNCTIONS = {*FUNCTIONS, "max", "min", "abs", "clip", "size"}
 
 
+def is_builtin(function: str) -> bool:
+    """Whether the language has this function itself, unless the model's own text hides it."""
+    return function in STATIC_FUNCTIONS or function in ("float", "int", "norm", *REDUCTIONS)
+
+
 def number(e: s.Expression, scope: Scope) -> sp.Expr:
     value = static(e, scope)
     if isinstance(value, bool):
