@@ -1,0 +1,1 @@
+"""Conformance: other libraries' own test cases, expressed in the language, and compared value by value."""

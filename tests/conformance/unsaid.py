@@ -1,0 +1,5 @@
+"""Entries that no row expresses, and why."""
+
+from __future__ import annotations
+
+UNSAID: dict[str, str] = {}
