@@ -159,7 +159,7 @@ def test_what_fails_at_its_first_step_leaves_no_run(place, command, monkeypatch)
 def test_a_model_need_not_take_all_of_a_built_in_set(place, command, monkeypatch):
     arrays = dict(np.load("points.npz"))
     more = arrays | {"more": arrays["x"]}
-    monkeypatch.setitem(training.data.BUILT_IN, "dots", lambda: training.Data("dots", more, more))
+    monkeypatch.setitem(training.data.BUILT_IN, "dots", lambda ask: training.Data("dots", more, more))
     assert command("train", "net.graph", "--data", "dots")[0] == 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from chainrule.errors import ChainruleError, SourceError
-from chainrule.train import data
+from chainrule.train import data, files, molecules, pictures, sequences
 
 
 def test_digits_are_split_as_scikit_learn_splits_them():
@@ -41,18 +42,66 @@ def test_digits_are_loaded_without_importing_scikit_learn():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_missing_package_is_named_with_how_to_get_it():
+def fake_package(folder, monkeypatch, kept, content):
+    """A package of the data's name, on the path before all others, whose file has `content`."""
+    path = folder / kept.package / kept.inside
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    (folder / kept.package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, kept.package, raising=False)
+
+
+KEPT = {
+    "digits": pictures.DIGITS,
+    "mnist5k": pictures.MNIST5K,
+    "mnist": pictures.MNIST[0],
+    "fashion_mnist": pictures.FASHION[0],
+    "camera": pictures.CAMERA,
+    "kjv": sequences.KJV,
+    "sunspots": sequences.SUNSPOTS,
+    "japanese_vowels": sequences.VOWELS[0],
+    "digits_graph": pictures.DIGITS,
+    "solubility": molecules.SOLUBILITY[0],
+}
+
+
+def test_every_set_reads_files_that_are_checked_or_is_made_here():
+    assert set(data.BUILT_IN) == {*KEPT, "proof", "karate"}
+
+
+@pytest.mark.parametrize("name", [name for name, kept in KEPT.items() if not kept.package.startswith("/")])
+def test_a_changed_file_is_an_error(name, tmp_path, monkeypatch):
+    fake_package(tmp_path, monkeypatch, KEPT[name], b"other numbers")
     with pytest.raises(ChainruleError) as error:
-        data.package_file("no_such_package_here", "a.csv", "", "no-such-package", "examples")
-    assert str(error.value) == (
-        "these data are in the package no-such-package, which is not installed here\n"
-        "  Way out: pip install 'chainrule[examples]', or pip install no-such-package"
-    )
+        data.load(name)
+    assert str(tmp_path) in str(error.value)
+    assert "is not the file that Chainrule's figures were made with (its SHA-256 differs)" in str(error.value)
+    assert "Way out: get it anew (" in str(error.value)
 
 
-def test_a_changed_file_is_an_error():
+@pytest.mark.parametrize("name", KEPT)
+def test_a_changed_file_in_the_data_folder_is_an_error_too(name, tmp_path):
+    (tmp_path / Path(KEPT[name].inside).name).write_bytes(b"other numbers")
     with pytest.raises(ChainruleError, match="is not the file that Chainrule's figures were made with"):
-        data.package_file("sklearn", "datasets/data/digits.csv.gz", "0" * 64, "scikit-learn", "examples")
+        data.load(name, ask=data.Ask(folder=tmp_path))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_missing_package_says_how_to_get_it(name, monkeypatch):
+    monkeypatch.setattr(files, "in_package", lambda kept: None)
+    with pytest.raises(ChainruleError) as error:
+        data.load(name)
+    kept = KEPT[name]
+    assert f"these data are in the package {kept.distribution}, which is not installed here" in str(error.value)
+    assert f"Way out: {kept.way_out}; or --data-dir DIR with {Path(kept.inside).name} in it" in str(error.value)
+
+
+def test_a_file_in_the_data_folder_is_taken(tmp_path, monkeypatch):
+    kept = pictures.DIGITS
+    (tmp_path / Path(kept.inside).name).write_bytes(files.find(kept).read_bytes())
+    monkeypatch.setattr(files, "in_package", lambda kept: None)
+    assert len(data.load("digits", ask=data.Ask(folder=tmp_path)).train["x"]) == 1437
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -174,7 +223,7 @@ def test_a_csv_in_another_encoding_is_an_error(tmp_path):
 def test_an_epoch_s_batches_hold_every_sample_once(count, size, seed):
     arrays = {"x": np.arange(count), "y": -np.arange(count)}
     order = data.shuffled(arrays, seed, 3)
-    found = list(data.batches(arrays, size, order))
+    found = list(data.batches(data.Data("a", arrays, arrays), arrays, size, order))
     assert all(len(batch["x"]) == size for batch in found[:-1])
     x = np.concatenate([batch["x"] for batch in found])
     np.testing.assert_array_equal(np.sort(x), arrays["x"])

@@ -10,7 +10,8 @@ from chainrule.errors import ChainruleError
 from chainrule.train import checkpoint as checkpoints
 from chainrule.train.checkpoint import Epoch, Record
 from chainrule.train.data import Data
-from chainrule.train.loop import checkpoint_of, evaluate, restore, train, verdict
+from chainrule.train.loop import checkpoint_of, restore, train, verdict
+from chainrule.train.measures import evaluate
 from chainrule.train.recipe import Recipe, Schedule
 from tests.train.steps import Regression
 
@@ -71,14 +72,14 @@ def test_a_killed_run_goes_on_as_if_it_had_never_stopped(tmp_path):
 
 def test_a_metric_is_averaged_by_the_samples_of_each_batch():
     arrays = {"x": np.arange(10.0)}
-    found = evaluate(lambda outputs, x: {"m": np.mean(x)}, arrays, ["m"], batch=4)
+    found = evaluate(lambda outputs, x: {"m": np.mean(x)}, Data("a", arrays, arrays), arrays, ["m"], batch=4)
     assert found == {"m": pytest.approx(4.5)}
 
 
 def test_a_metric_that_is_no_number_is_an_error():
     step = Regression()
     with pytest.raises(ChainruleError, match="the metric 'p' has the shape"):
-        evaluate(step.predict, points().test, ["p"])
+        evaluate(step.predict, points(), points().test, ["p"])
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_way_out():

@@ -72,6 +72,9 @@ Data = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="A built-in name (digits), an .npz (keys are input names), or a .csv."),
 ]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="Where files of built-in data may be, beside packages.")
+]
 Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="The .csv column that goes to the input `label`.")]
 
 
@@ -134,8 +137,12 @@ def render(
 
 @app.command()
 def train(
-    model: Annotated[str | None, MODEL] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="A model file, FILE.graph:NAME, or a recipe.", show_default=False),
+    ] = None,
     data: Data = None,
+    data_dir: DataDir = None,
     label: Label = None,
     epochs: Annotated[
         int | None, typer.Option(min=0, help="Passes over the data.", show_default="the recipe's")
@@ -144,7 +151,9 @@ def train(
     optimizer: Optimizer = None,
     lr: Annotated[float | None, typer.Option("--lr", "--rate", min=0, help="The learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of parameters, draws and the order of samples.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="So many runs, whose mean counts.")] = None,
     goal: Annotated[float | None, typer.Option(help="What the metric has to reach.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A run of seconds, to see that all of it works.")] = False,
     set: Set = None,
     out: Annotated[
         Path | None,
@@ -157,14 +166,14 @@ def train(
     dtype: Dtype = "float32",
     json: Json = False,
 ) -> None:
-    """Train a model. What is not given comes from the recipe beside it (mlp.toml for mlp.graph).
+    """Train a model. What is not given comes from the recipe beside it (mlp.toml for mlp.graph), or given itself.
 
     The run's folder gets the parameters (safetensors), run.json, result.json and curve.svg. Ctrl-C keeps
     the last whole epoch; --resume goes on from there as if nothing had happened.
 
     \b
     Examples:
-      chainrule train graphs/mlp.graph --data digits
+      chainrule train graphs/mlp.toml
       chainrule train graphs/mlp.graph --data digits --epochs 10 --optimizer adam --lr 1e-3 --set hidden=256
       chainrule train graphs/mlp.graph --data table.csv --label species --json
       chainrule train --resume runs/mlp-1 --epochs 60
@@ -176,14 +185,15 @@ def train(
         "batch": batch,
         "optimizer": optimizer,
     }
-    given |= {"rate": lr, "seed": seed, "goal": goal}
+    given |= {"rate": lr, "seed": seed, "seeds": seeds, "goal": goal}
     changes = {name: value for name, value in given.items() if value is not None}
     if (model is None) == (resume is None):
         raise typer.BadParameter("give a MODEL to train, or --resume RUN to go on with one")
     if resume is not None:
-        code = training.go_on(resume, changes, threads, json)
+        code = training.go_on(resume, changes, threads, json, data_dir)
     else:
-        code = training.begin(str(model), changes, set or [], out, threads, dtype, json)
+        asked = training.Asked(str(model), changes, tuple(set or ()), quick, out, data_dir, threads, dtype)
+        code = training.begin(asked, json)
     raise typer.Exit(code)
 
 
@@ -191,6 +201,7 @@ def train(
 def eval_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train wrote.")],
     data: Data = None,
+    data_dir: DataDir = None,
     label: Label = None,
     threads: Threads = None,
     json: Json = False,
@@ -202,7 +213,7 @@ def eval_command(
       chainrule eval runs/mlp-1
       chainrule eval runs/mlp-1 --data other.npz --json
     """
-    raise typer.Exit(training.judge(run, data, label, threads, json))
+    raise typer.Exit(training.judge(run, data, label, threads, json, data_dir))
 
 
 @app.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json as json_text
+import math
 import re
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,10 +22,10 @@ from chainrule.cli.asked import arguments
 from chainrule.errors import ChainruleError
 from chainrule.options import Options
 from chainrule.source import Source
-from chainrule.train import checkpoint, data, loop, plot, recipe
+from chainrule.train import checkpoint, data, drawn, loop, measures, plot, recipe
 from chainrule.train.checkpoint import Checkpoint, Epoch, Record
-from chainrule.train.data import Data
 from chainrule.train.recipe import Recipe
+from chainrule.train.samples import Data, first
 
 DType = Literal["float32", "float64"]
 
@@ -58,39 +60,90 @@ class Run:
         self.written = time.monotonic()
 
 
-def begin(
-    model_path: str,
-    changes: Mapping[str, Any],
-    settings: Sequence[str],
-    out: Path | None,
-    threads: int | None,
-    dtype: DType,
-    json: bool,
-) -> int:
-    """Train the model in a file by the recipe beside it, with `changes`. Returns the exit code."""
+@dataclass(frozen=True)
+class Asked:
+    """What the command line says: a model or a recipe, `changes` of the recipe, arguments of the model, and places."""
+
+    what: str
+    changes: Mapping[str, Any]
+    settings: Sequence[str] = ()
+    quick: bool = False
+    out: Path | None = None
+    folder: Path | None = None
+    threads: int | None = None
+    dtype: DType = "float32"
+
+
+def begin(asked: Asked, json: bool) -> int:
+    """Train a model by the recipe beside it, or by a recipe, with changes. Returns the exit code."""
     started = time.perf_counter()
-    model_file = Path(re.sub(r":[A-Za-z_]\w*$", "", model_path))
-    written = recipe.beside(model_file)
-    changed: dict[str, Any] = (
-        {"settings": {}} if changes.get("optimizer", written.optimizer) != written.optimizer else {}
-    )
-    how = msgspec.structs.replace(written, **changed, **changes, set={**written.set, **arguments(settings)})
-    samples = data_of(how, model_path)
+    model_path, written = found_recipe(asked.what)
+    other = asked.changes.get("optimizer", written.optimizer) != written.optimizer
+    how = recipe.shortened(written) if asked.quick else written
+    changed: dict[str, Any] = {"settings": {}} if other else {}
+    how = msgspec.structs.replace(how, **changed, **asked.changes, set={**how.set, **arguments(asked.settings)})
+    samples = data_of(how, asked.what, asked.folder)
     model = load(model_path, **how.set)
     if how.metric is None:
-        how = recipe.settled(how, outputs_of(model, dtype))
-    record = Record(model.source.text, model_path, dict(how.set), how, how.seed, dtype=dtype)
-    if out is not None and checkpoint.exists(out):
+        how = recipe.settled(how, outputs_of(model, asked.dtype))
+    out = asked.out or fresh(Path(asked.what.partition(":")[0]).stem)
+    if how.seeds == 1:
+        run = opened(model, model_path, how, samples, out, asked)
+        return answered(train(run, started, json), asked.quick, json)
+    each = []
+    for seed in range(how.seed, how.seed + how.seeds):
+        one = msgspec.structs.replace(how, seed=seed, seeds=1)
+        each.append(train(opened(model, model_path, one, samples, out / f"seed-{seed}", asked), started, json))
+        if each[-1]["stopped"]:
+            return answered(each[-1], asked.quick, json)
+    together = together_of(how, each, out)
+    checkpoint.write(out / "result.json", json_text.dumps(output.plain(together), indent=2).encode())
+    return answered(together, asked.quick, json)
+
+
+def found_recipe(what: str) -> tuple[str, Recipe]:
+    """The path of a model and its recipe, given either; FILE.graph:NAME has the recipe of FILE."""
+    path = Path(re.sub(r":[A-Za-z_]\w*$", "", what))
+    if path.suffix != ".toml":
+        return what, recipe.beside(path)
+    if not path.is_file():
+        raise ChainruleError(f"there is no file {what}\n  Way out: check the path; recipes stand beside their models")
+    how = recipe.read(path)
+    return str(path.parent / how.model) if how.model else str(path.with_suffix(".graph")), how
+
+
+def opened(model: Model, path: str, how: Recipe, samples: Data, out: Path, asked: Asked) -> Run:
+    """The run in the folder `out`, begun or gone on with."""
+    record = Record(model.source.text, path, dict(how.set), how, how.seed, dtype=asked.dtype)
+    if checkpoint.exists(out):
         last = checkpoint.load(out)
         if not same(last.record, record):
             way_out = "another folder, or the model and settings that the run was begun with"
             raise ChainruleError(f"{out} holds a run of something else\n  Way out: {way_out}")
-        step = restored(last, threads)
-        return train(Run(out, record_of(last, how), fitting(samples, step), step, last), started, json)
-    step = compiled(model, how, dtype, threads, how.seed)
-    samples = fitting(samples, step)
-    run = Run(out or fresh(model_file.stem), record, samples, step, loop.checkpoint_of(step, record, ()))
-    return train(run, started, json)
+        step = restored(last, asked.threads)
+        return Run(out, record_of(last, how), fitting(samples, step), step, last)
+    step = compiled(model, how, asked.dtype, asked.threads, how.seed)
+    return Run(out, record, fitting(samples, step), step, loop.checkpoint_of(step, record, ()))
+
+
+def together_of(how: Recipe, each: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
+    """What runs from several seeds came to: the mean of their values, with each and their standard deviation."""
+    values = [math.nan if one["value"] is None else float(one["value"]) for one in each]
+    value = statistics.fmean(values)
+    found = {**each[-1], "seed": how.seed, "seeds": how.seeds, "run": str(out)}
+    found |= {"value": value, "values": values, "deviation": statistics.stdev(values), "reached": how.reached(value)}
+    for name in ("train_loss", "test_loss", "loss", f"test_{how.metric}"):
+        found[name] = statistics.fmean(math.nan if one[name] is None else one[name] for one in each)
+    found["train_seconds"] = round(sum(one["train_seconds"] for one in each), 3)
+    return found
+
+
+def answered(found: Mapping[str, Any], quick: bool, json: bool) -> int:
+    """Report, and return the exit code: a quick run is too short to miss a goal."""
+    report({**found, "quick": True} if quick else found, json)
+    if found["stopped"]:
+        return STOPPED
+    return NO if found["reached"] is False and not quick else OK
 
 
 def compiled(model: Model, how: Recipe, dtype: DType, threads: int | None, seed: int | None = None) -> Step:
@@ -103,7 +156,7 @@ def compiled(model: Model, how: Recipe, dtype: DType, threads: int | None, seed:
 
 def same(a: Record, b: Record) -> bool:
     """Whether `b` can go on with `a`: the same but for how long and what for."""
-    ours, theirs = (msgspec.structs.replace(r.recipe, epochs=0, goal=None) for r in (a, b))
+    ours, theirs = (msgspec.structs.replace(r.recipe, epochs=0, goal=None, samples={}) for r in (a, b))
     return (a.model, a.arguments, a.seed, a.dtype, ours) == (b.model, b.arguments, b.seed, b.dtype, theirs)
 
 
@@ -111,7 +164,9 @@ def record_of(last: Checkpoint, how: Recipe) -> Record:
     return msgspec.structs.replace(last.record, recipe=how)
 
 
-def go_on(folder: Path, changes: Mapping[str, Any], threads: int | None, json: bool) -> int:
+def go_on(
+    folder: Path, changes: Mapping[str, Any], threads: int | None, json: bool, data_folder: Path | None = None
+) -> int:
     """Go on with the run in `folder` as if it had never stopped; `changes` may be its epochs or data."""
     started = time.perf_counter()
     if foreign := sorted(set(changes) - {"epochs", "data", "label", "goal"}):
@@ -121,12 +176,12 @@ def go_on(folder: Path, changes: Mapping[str, Any], threads: int | None, json: b
     last = checkpoint.load(folder)
     how = msgspec.structs.replace(last.record.recipe, **changes)
     step = restored(last, threads)
-    samples = fitting(data_of(how, str(folder)), step)
-    return train(Run(folder, record_of(last, how), samples, step, last), started, json)
+    samples = fitting(data_of(how, str(folder), data_folder), step)
+    return answered(train(Run(folder, record_of(last, how), samples, step, last), started, json), False, json)
 
 
-def train(run: Run, started: float, json: bool) -> int:
-    """Train to the recipe's end, or to Ctrl-C; save, report, and return the exit code."""
+def train(run: Run, started: float, json: bool) -> dict[str, Any]:
+    """Train to the recipe's end, or to Ctrl-C; save, and return what it came to."""
     how, stopped = run.record.recipe, False
     begun = time.perf_counter()
     done = run.last.record.curve
@@ -148,14 +203,24 @@ def train(run: Run, started: float, json: bool) -> int:
     found |= {"optimizer": how.optimizer, "seed": run.record.seed, "threads": run.step.runner.threads}
     now = time.perf_counter()
     found |= {"train_seconds": round(now - begun, 3), "seconds": round(now - started, 3), "stopped": stopped}
+    if how.samples and not stopped:
+        for name, content in drawn.files(run.step, run.data, how).items():
+            checkpoint.write(run.folder / name, content)
+            found.setdefault("samples", []).append(str(run.folder / name))
     title = f"{Path(run.record.file).stem} on {run.data.name}"
     checkpoint.write(run.folder / "curve.svg", plot.curve_svg(title, curve, how).encode())
     checkpoint.write(run.folder / "result.json", json_text.dumps(output.plain(found), indent=2).encode())
-    report(found, json)
-    return STOPPED if stopped else NO if found["reached"] is False else OK
+    return found
 
 
-def judge(folder: Path, data_name: str | None, label: str | None, threads: int | None, json: bool) -> int:
+def judge(
+    folder: Path,
+    data_name: str | None,
+    label: str | None,
+    threads: int | None,
+    json: bool,
+    data_folder: Path | None = None,
+) -> int:
     """Judge the run in `folder` on test samples. Returns the exit code."""
     started = time.perf_counter()
     last = checkpoint.load(folder)
@@ -163,10 +228,10 @@ def judge(folder: Path, data_name: str | None, label: str | None, threads: int |
     changes = {"data": data_name, "label": label}
     asked = msgspec.structs.replace(how, **{name: value for name, value in changes.items() if value is not None})
     step = restored(last, threads)
-    samples = fitting(data_of(asked, str(folder)), step)
+    samples = fitting(data_of(asked, str(folder), data_folder), step)
     if not data.samples(samples.test):
         raise ChainruleError(f"{samples.name} holds no test samples\n  Way out: name some arrays test/x, test/label …")
-    values = loop.evaluate(step.predict, samples.test, ("loss", metric))
+    values = measures.judged(step.predict, samples, how)
     found = {"metric": metric, "value": values[metric], "goal": how.goal, "reached": how.reached(values[metric])}
     found |= {"test_loss": values["loss"], f"test_{metric}": values[metric], "loss": values["loss"]}
     found |= {"data": samples.name, "samples": data.samples(samples.test), "epochs": last.record.epoch}
@@ -175,14 +240,14 @@ def judge(folder: Path, data_name: str | None, label: str | None, threads: int |
     return NO if found["reached"] is False else OK
 
 
-def data_of(how: Recipe, whose: str) -> Data:
+def data_of(how: Recipe, whose: str, folder: Path | None = None) -> Data:
     """The data that a recipe names."""
     if how.data is None:
         raise ChainruleError(
             f"nothing says what {whose} is trained on\n"
             "  Way out: --data digits, --data table.csv, --data arrays.npz; or data = … in the recipe beside it"
         )
-    return data.load(how.data, how.label)
+    return first(data.load(how.data, how.label, data.Ask(folder, how.window)), how.limit)
 
 
 def fitting(samples: Data, step: Step) -> Data:

@@ -1,54 +1,50 @@
-"""Data by name, from .npz and from .csv: arrays under the names of a model's inputs, in a fixed split.
-
-Loaders read the files of installed packages without importing these (scikit-learn's import alone takes longer than
-the training that needs its digits), and check their SHA-256: changed data are an error, never a changed figure.
-"""
+"""Data by name, from .npz and from .csv: arrays under the names of a model's inputs, in a fixed split."""
 
 from __future__ import annotations
 
 import csv
-import gzip
-import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from chainrule.errors import ChainruleError, SourceError, Span, nearest
+from chainrule.errors import SourceError, Span, nearest
+from chainrule.train import graphs, molecules, pictures, sequences
+from chainrule.train.files import Ask, complaint
+from chainrule.train.samples import Array, Arrays, Data, batches, held_out, samples, shuffled, stratified, take
 
-Array = NDArray[Any]
-Arrays = Mapping[str, Array]
+__all__ = ["BUILT_IN", "Array", "Arrays", "Ask", "Data", "batches", "load", "samples", "shuffled", "stratified", "take"]
 
 HELD_OUT = "test/"
 """What an .npz puts before the name of an input that holds test samples."""
 
+BUILT_IN: Mapping[str, Callable[[Ask], Data]] = {
+    "digits": pictures.digits,
+    "mnist5k": pictures.mnist5k,
+    "mnist": pictures.mnist,
+    "fashion_mnist": pictures.fashion_mnist,
+    "camera": pictures.camera,
+    "kjv": sequences.kjv,
+    "sunspots": sequences.sunspots,
+    "japanese_vowels": sequences.japanese_vowels,
+    "proof": sequences.proof,
+    "karate": graphs.karate,
+    "digits_graph": graphs.digits_graph,
+    "solubility": molecules.solubility,
+}
+"""The named sets: what each holds, docs/data.md says."""
 
-@dataclass(frozen=True, eq=False)
-class Data:
-    """Samples to learn from and samples to judge by; axis 0 of every array counts the samples.
 
-    classes: the names of a text label's values, in the order of their numbers.
-    """
-
-    name: str
-    train: Arrays
-    test: Arrays
-    classes: tuple[str, ...] = ()
-
-
-def load(source: str, label: str = "label") -> Data:
+def load(source: str, label: str = "label", ask: Ask = Ask()) -> Data:  # noqa: B008
     """The data called `source`: a built-in name, else a path to an .npz or a .csv.
 
-    label: the column of a .csv that becomes the input ``label``; the others become ``x``, in order.
+    label: the column of a .csv that becomes the input ``label``; the others become ``x``, in order. ask: where files
+    of built-in sets may be, and how long a window of a series or a text is.
     Raises ChainruleError, with a way out, where there are no such data or they are not as they should be.
     """
     if source in BUILT_IN:
-        return BUILT_IN[source]()
+        return BUILT_IN[source](ask)
     path = Path(source)
     readers = {".npz": lambda: read_npz(path), ".csv": lambda: read_csv(path, label)}
     if path.suffix not in readers:
@@ -59,55 +55,6 @@ def load(source: str, label: str = "label") -> Data:
     if not path.is_file():
         raise complaint(f"there is no file {source}", "check the path; it is taken from the current folder")
     return readers[path.suffix]()
-
-
-def batches(arrays: Arrays, size: int, order: Array | None = None) -> Iterator[dict[str, Array]]:
-    """The samples in batches of `size`, the last one as small as it comes; `order`: which sample when."""
-    count = samples(arrays)
-    for start in range(0, count, size):
-        chosen = slice(start, start + size) if order is None else order[start : start + size]
-        yield {name: array[chosen] for name, array in arrays.items()}
-
-
-def shuffled(arrays: Arrays, seed: int, epoch: int) -> Array:
-    """The order of the samples in `epoch`: the same for the same seed, whatever came before."""
-    return np.random.default_rng((seed, epoch)).permutation(samples(arrays))
-
-
-def samples(arrays: Arrays) -> int:
-    """How many samples there are."""
-    return len(next(iter(arrays.values())))
-
-
-def digits() -> Data:
-    """1797 hand-written digits of 8 × 8, in 0 … 1; 360 of them held out, each class in proportion.
-
-    The split is that of scikit-learn's ``train_test_split(test_size=360, random_state=0, stratify=label)``.
-    """
-    digest = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
-    raw = package_file("sklearn", "datasets/data/digits.csv.gz", digest, "scikit-learn", "examples")
-    table = np.loadtxt(gzip.decompress(raw).decode().splitlines(), np.float32, delimiter=",")
-    arrays = {"x": table[:, :-1] / np.float32(16), "label": table[:, -1].astype(np.int64)}
-    train, test = stratified(arrays["label"], 360, 0)
-    return Data("digits", take(arrays, train), take(arrays, test))
-
-
-BUILT_IN: Mapping[str, Callable[[], Data]] = {"digits": digits}
-
-
-def package_file(package: str, inside: str, digest: str, distribution: str, extra: str) -> bytes:
-    """The bytes of a file inside an installed package, which is found and not imported."""
-    spec = find_spec(package)
-    folders = spec.submodule_search_locations if spec else None
-    path = Path(folders[0], inside) if folders else None
-    if path is None or not path.is_file():
-        way_out = f"pip install 'chainrule[{extra}]', or pip install {distribution}"
-        raise complaint(f"these data are in the package {distribution}, which is not installed here", way_out)
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != digest:
-        problem = f"{path} is not the file that Chainrule's figures were made with (its SHA-256 differs)"
-        raise complaint(problem, f"pip install --force-reinstall {distribution}, or pass your own data as .npz")
-    return content
 
 
 def read_npz(path: Path) -> Data:
@@ -188,56 +135,3 @@ def as_labels(cells: list[str]) -> tuple[Array, tuple[str, ...]]:
         return numbers.astype(np.int64), tuple(str(name) for name in names)
     whole = bool(np.all(np.isfinite(values)) and np.all(values == np.rint(values)))
     return (values.astype(np.int64) if whole else values), ()
-
-
-def held_out(name: str, arrays: Arrays, classes: tuple[str, ...] = ()) -> Data:
-    """`arrays` with every fifth sample of a fixed permutation held out."""
-    order = np.random.RandomState(0).permutation(samples(arrays))
-    count = len(order) // 5
-    return Data(name, take(arrays, order[count:]), take(arrays, order[:count]), classes)
-
-
-def take(arrays: Arrays, chosen: Array) -> Arrays:
-    """The chosen samples."""
-    return {name: array[chosen] for name, array in arrays.items()}
-
-
-def stratified(label: Array, held: int, seed: int) -> tuple[Array, Array]:
-    """Indices to train and to test with, `held` of the latter, in each class in proportion to its samples.
-
-    The very split of scikit-learn's train_test_split with ``stratify=label``: the same draws in the same order.
-    Source: StratifiedShuffleSplit in sklearn/model_selection/_split.py.
-    """
-    rng = np.random.RandomState(seed)
-    _, numbers, counts = np.unique(label, return_inverse=True, return_counts=True)
-    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(counts)[:-1])
-    kept = proportional(counts, len(label) - held, rng)
-    out = proportional(counts - kept, held, rng)
-    train: list[Array] = []
-    test: list[Array] = []
-    for member, k, o in zip(members, kept, out, strict=True):
-        drawn = member[rng.permutation(len(member))]
-        train.append(drawn[:k])
-        test.append(drawn[k : k + o])
-    return rng.permutation(np.concatenate(train)), rng.permutation(np.concatenate(test))
-
-
-def proportional(counts: Array, total: int, rng: np.random.RandomState) -> NDArray[np.int64]:
-    """`total` shared out in proportion to `counts`: whole parts first, then by the largest remainders, ties drawn."""
-    exact = counts / counts.sum() * total
-    shares: NDArray[np.int64] = np.floor(exact).astype(np.int64)
-    missing = total - int(shares.sum())
-    remainders = exact - shares
-    for remainder in np.unique(remainders)[::-1]:
-        if missing == 0:
-            break
-        tied = np.flatnonzero(remainders == remainder)
-        chosen = rng.choice(tied, size=min(len(tied), missing), replace=False)
-        shares[chosen] += 1
-        missing -= len(chosen)
-    return shares
-
-
-def complaint(problem: str, way_out: str) -> ChainruleError:
-    """An error about something other than a text, in the words of all our errors."""
-    return ChainruleError(f"{problem}\n  Way out: {way_out}")

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
-import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
 from chainrule.train.checkpoint import Checkpoint, Epoch, Record
-from chainrule.train.data import Arrays, Data, batches, samples, shuffled
+from chainrule.train.measures import Predict, judged
 from chainrule.train.recipe import Recipe, factor
+from chainrule.train.samples import Data, batches, samples, shuffled
 
 Array = NDArray[Any]
 
@@ -43,12 +43,6 @@ class Step(Protocol):
     def scalars(self) -> MutableMapping[str, float]: ...
 
     def __call__(self, **batch: Array) -> Any: ...
-
-
-class Predict(Protocol):
-    """The model in eval mode under the step's parameters: the named outputs of a batch."""
-
-    def __call__(self, *, outputs: Sequence[str], **batch: Array) -> Mapping[str, Array]: ...
 
 
 @dataclass(frozen=True)
@@ -88,14 +82,14 @@ def train(
     and the rate depend on the epoch alone. after_epoch: for checkpoints. watch: told of progress about ten times a
     second. Raises ChainruleError if the loss is no longer finite.
     """
-    per_epoch = -(-samples(data.train) // recipe.batch)
+    per_epoch = 1 if data.whole else -(-samples(data.train) // recipe.batch)
     steps = per_epoch * recipe.epochs
     base = step.scalars.get("rate") if recipe.rate is None else recipe.rate
     told = time.monotonic()
     for epoch in range(len(curve), recipe.epochs):
         losses = []
         order = shuffled(data.train, recipe.seed, epoch)
-        for k, batch in enumerate(batches(data.train, recipe.batch, order)):
+        for k, batch in enumerate(batches(data, data.train, recipe.batch, order)):
             done = epoch * per_epoch + k
             if base is not None:
                 step.scalars["rate"] = base * factor(recipe.schedule, done, steps)
@@ -114,9 +108,9 @@ def judge(predict: Predict, data: Data, recipe: Recipe, epoch: int, train_loss: 
     if not math.isfinite(train_loss):
         way_out = "a lower rate, a warmup in the schedule, or data scaled to about 1"
         raise ChainruleError(f"the loss became {train_loss} in epoch {epoch}\n  Way out: {way_out}")
-    metric = recipe.metric or "loss"
-    values = evaluate(predict, data.test, ("loss", metric)) if samples(data.test) else {}
-    return Epoch(epoch, train_loss, values.get("loss"), values.get(metric))
+    due = epoch % recipe.every == 0 or epoch == recipe.epochs
+    values = judged(predict, data, recipe) if due and samples(data.test) else {}
+    return Epoch(epoch, train_loss, values.get("loss"), values.get(recipe.metric or "loss"))
 
 
 def verdict(recipe: Recipe, curve: Sequence[Epoch]) -> dict[str, Any]:
@@ -133,21 +127,6 @@ def verdict(recipe: Recipe, curve: Sequence[Epoch]) -> dict[str, Any]:
         "goal": recipe.goal,
         "reached": recipe.reached(math.nan if last.value is None else last.value),
     }
-
-
-def evaluate(predict: Predict, arrays: Arrays, outputs: Sequence[str], batch: int = 1024) -> dict[str, float]:
-    """The mean of each of `outputs`, all of rank 0, over the samples: batches count by their samples."""
-    names = tuple(dict.fromkeys(outputs))
-    sums = dict.fromkeys(names, 0.0)
-    for part in batches(arrays, batch):
-        found = predict(outputs=names, **part)
-        for name in names:
-            value = np.asarray(found[name])
-            if value.ndim:
-                problem = f"the metric '{name}' has the shape {list(value.shape)}, and a metric is one number"
-                raise ChainruleError(f"{problem}\n  Way out: output a mean of it, as in: output {name} = mean(…)")
-            sums[name] += float(value) * samples(part)
-    return {name: total / samples(arrays) for name, total in sums.items()}
 
 
 def weighted(values: Sequence[tuple[float, int]]) -> float:
