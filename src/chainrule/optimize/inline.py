@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.ir.affine import Facts
 from chainrule.ir.calculus import finite
 from chainrule.ir.cost import operations
 from chainrule.ir.expression import Select, is_slot, slot
@@ -54,7 +55,7 @@ def _filled(f: Formula, graph: Graph, made: Mapping[str, Node], wanted: Wanted) 
                 ahead.add(read.tensor)
                 g = graph.producers[read.tensor]
             if isinstance(g, Formula) and _may(f, k, g, graph) and wanted(f, g, graph, made):
-                f = substitute(f, k, g)
+                f = substitute(f, k, _readable(g, graph))
                 break
         else:
             return _with_body(f, factored(f.body)) if f.origin.rule == "accumulate" else f
@@ -119,6 +120,25 @@ def _is_whole_copy(g: Formula, graph: Graph) -> bool:
 def _is_drawn(g: Formula, made: Mapping[str, Node]) -> bool:
     """A function of draws and positions alone: as its draws, it is computed where it is read."""
     return bool(g.reads) and all(isinstance(made.get(t), Primitive) for t in g.tensors)
+
+
+def _readable(g: Formula, graph: Graph) -> Formula:
+    """`g` with guards on the reads that only its conditions keep inside: a reader makes them in any case."""
+    if not g.where:
+        return g
+    bounds = {
+        slot(k, DType.INT.sort): tensor.bound
+        for k, read in enumerate(g.reads)
+        if (tensor := graph.tensors[read.tensor]).bound is not None and read.outside in (None, sp.S.Zero)
+    }
+    facts = Facts({i.symbol: i.extent for i in g.indices}, bounds, graph.dims)
+
+    def stays(read: Access) -> bool:
+        shape = graph.tensors[read.tensor].shape
+        return all(facts.is_nonnegative(i) and facts.is_below(i, n) for i, n in zip(read.indices, shape, strict=True))
+
+    reads = (read if read.outside is not None or stays(read) else replace(read, outside=sp.S.Zero) for read in g.reads)
+    return replace(g, reads=tuple(reads))
 
 
 def substitute(f: Formula, k: int, g: Formula) -> Formula:

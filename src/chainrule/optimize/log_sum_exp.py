@@ -136,8 +136,11 @@ class _Shift:
         if self.whole.where:
             return True
         names = [self.whole.reads[slot_number(s)].tensor for s in self.u.free_symbols if is_slot(s)]
+        seen: set[str] = set()  # a recurrence reads itself
         while names:
-            made = self.graph.producers.get(names.pop())
+            name = names.pop()
+            made = None if name in seen else self.graph.producers.get(name)
+            seen.add(name)
             if isinstance(made, Formula):
                 if made.body.has(-sp.oo) or any(r.outside == -sp.oo for r in made.reads):
                     return True
