@@ -72,7 +72,7 @@ def run(graph: Graph, passes: Sequence[Pass], watch: Watch = ignore) -> Graph:
     """`graph` through `passes` in order; validated, and shown to `watch`, after each."""
     for step in passes:
         before, graph = graph, step(graph)
-        validate(graph)
+        validate(graph, before)
         watch(step, before, graph)
     return graph
 

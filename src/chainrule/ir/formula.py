@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import TypeAlias
 
 import sympy as sp
@@ -123,7 +124,7 @@ class Formula:
     def is_map(self) -> bool:
         return not self.over
 
-    @property
+    @cached_property
     def tensors(self) -> tuple[str, ...]:
         """The tensors read, each once, in order."""
         return tuple(dict.fromkeys(read.tensor for read in self.reads))

@@ -28,13 +28,16 @@ class IllegalGraph(ChainruleError):
     """A pass made what no graph may be; the message names the node."""
 
 
-def validate(graph: Graph) -> None:
-    """Raise IllegalGraph unless every name is made once, before it is read, with the rank and symbols that it needs."""
-    for problem in problems(graph):
+def validate(graph: Graph, before: Graph | None = None) -> None:
+    """Raise IllegalGraph unless every name is made once, before it is read, with the rank and symbols that it needs.
+
+    before: a legal graph; what stands there too, and reads the same tensors, is not looked at again.
+    """
+    for problem in problems(graph, before):
         raise IllegalGraph(f"graph {graph.name}: {problem}")
 
 
-def problems(graph: Graph) -> Iterator[str]:
+def problems(graph: Graph, before: Graph | None = None) -> Iterator[str]:
     """What is illegal about `graph`, in order."""
     dims: set[sp.Symbol] = set()
     for dim in graph.dims:
@@ -57,10 +60,19 @@ def problems(graph: Graph) -> Iterator[str]:
             elif name not in known and not (graph.is_recurrent(name) and graph.is_recurrent(node.out)):
                 yield f"{node.out} reads {name} before it is made"
         known.add(node.out)
+        if before is not None and _stands_in(before, node, graph):
+            continue
         yield from _extents(node, dims)
         if isinstance(node, Formula) and set(node.tensors) <= set(graph.tensors):
             yield from (f"{problem} in {formula_text(node)}" for problem in _formula(node, graph, dims))
     yield from _roots(graph, known)
+
+
+def _stands_in(before: Graph, node: Node, graph: Graph) -> bool:
+    """Whether `before` has this very node, and the same tensors behind its reads."""
+    if before.dims is not graph.dims or before.producers.get(node.out) is not node:
+        return False
+    return all(before.tensors.get(name) == graph.tensors.get(name) for name in node.tensors)
 
 
 def _extents(node: Node, dims: set[sp.Symbol]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from chainrule.errors import SourceError, Span, nearest
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.formula import Extent, Formula
 from chainrule.ir.graph import Dim, Node, Scalar, Tensor
+from chainrule.ir.rename import rename
 from chainrule.lang import scan
 from chainrule.lang import syntax as s
 from chainrule.lang.bounds import dim_facts
@@ -234,8 +235,4 @@ def renamed(node: Node, names: Mapping[str, str]) -> Node:
         return node
     if not isinstance(node, Formula):
         return replace(node, out=names.get(node.out, node.out), reads=tuple(names.get(t, t) for t in node.reads))
-    reads = tuple(replace(r, tensor=names.get(r.tensor, r.tensor)) for r in node.reads)
-    made = object.__new__(Formula)
-    made.__dict__.update(node.__dict__)
-    made.__dict__.update(out=names.get(node.out, node.out), reads=reads)
-    return made
+    return rename(node, names)

@@ -82,9 +82,9 @@ def circles_of(formulas: Sequence[Formula]) -> tuple[list[Formula], dict[str, Ci
     found: dict[str, Circle] = {}
     ordered: dict[str, tuple[Formula, ...]] = {}
     for number, names in enumerate(nx.strongly_connected_components(reads)):
-        members = [f for f in formulas if f.out in names]
-        if len(members) == 1 and members[0].out not in members[0].tensors:
+        if len(names) == 1 and not names <= set(by_name[min(names)].tensors):
             continue
+        members = [f for f in formulas if f.out in names]
         recurrence = recurrence_of(members)
         carried = {
             read.tensor for f in members for read in f.reads if read.tensor in names and recurrence.distance(f, read)
