@@ -230,9 +230,9 @@ TAKE_SYMBOL = "chainrule_take"  # PyObject *take(PyObject *self, PyObject *mappi
 
 
 class Entry(IntEnum):
-    """One launch: FUNCTION(TABLE, scratch, lo, hi), where [0, EXTENT) is divided among PARTS threads.
+    """One launch: FUNCTION(TABLE, scratch, lo, hi), where PARTS threads share [0, EXTENT), CHUNK at a time.
 
-    BARRIER: all threads meet before it. One of these fills a cache line.
+    BARRIER: all threads meet before it. NEXT counts the chunks that were asked for. One of these fills a cache line.
     """
 
     FUNCTION = 0
@@ -240,6 +240,8 @@ class Entry(IntEnum):
     EXTENT = 2
     PARTS = 3
     BARRIER = 4
+    CHUNK = 5
+    NEXT = 6
     WORDS = 8
 
 

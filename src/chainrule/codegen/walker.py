@@ -51,8 +51,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Numba freezes module globals into the code; a plain int spares it the enum.
 ENTRY_BYTES, COPY_BYTES, CHECK_BYTES = 8 * Entry.WORDS, 8 * Copy.WORDS, 8 * Check.WORDS
-FUNCTION, TABLE, EXTENT, PARTS, BARRIER = (
-    8 * field for field in (Entry.FUNCTION, Entry.TABLE, Entry.EXTENT, Entry.PARTS, Entry.BARRIER)
+FUNCTION, TABLE, EXTENT, PARTS, BARRIER, CHUNK, NEXT = (
+    8 * field
+    for field in (Entry.FUNCTION, Entry.TABLE, Entry.EXTENT, Entry.PARTS, Entry.BARRIER, Entry.CHUNK, Entry.NEXT)
 )
 TARGET, SOURCE, BYTES, STRIDE = (8 * field for field in (Copy.TARGET, Copy.SOURCE, Copy.BYTES, Copy.STRIDE))
 ADDRESS, COUNT, BOUND = (8 * field for field in (Check.ADDRESS, Check.COUNT, Check.BOUND))
@@ -182,6 +183,24 @@ def _walk_alone(control: int) -> None:
 
 
 @_compiled
+def _share(entry: int, scratch: int, parts: int) -> None:
+    """Chunk after chunk of a launch, until `parts` threads find none left: a thread that is held up takes fewer.
+
+    Whoever is last to find none sets the count to 0; nobody asks again before the next step, which starts at a barrier.
+    """
+    extent, size = peek(entry + EXTENT), peek(entry + CHUNK)
+    chunks = (extent + size - 1) // size
+    while True:
+        turn = add_shared(entry + NEXT, 1)
+        if turn > chunks:
+            if turn == chunks + parts:
+                set_shared(entry + NEXT, 0)
+            return
+        lo = (turn - 1) * size
+        launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, lo, min(lo + size, extent))
+
+
+@_compiled
 def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
     """This thread's part of all steps. What is not divided is thread 0's."""
     tape, entries = peek(control + TAPE), peek(control + ENTRIES)
@@ -199,9 +218,10 @@ def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
                 _meet(pool, threads)
             parts = peek(entry + PARTS)
             if thread < parts:
-                extent = peek(entry + EXTENT)
-                lo, hi = extent * thread // parts, extent * (thread + 1) // parts
-                launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, lo, hi)
+                if parts == 1:
+                    launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, 0, peek(entry + EXTENT))
+                else:
+                    _share(entry, scratch, parts)
             entry += ENTRY_BYTES
         _meet(pool, threads)
         if thread == 0:

@@ -15,6 +15,7 @@ from chainrule.executable import Entry, Executable, Launch, evaluate
 from chainrule.runtime.buffers import LINE, Plan, address, aligned
 
 GRAIN = 2_000  # nanoseconds of work below which another thread is not worth its barrier (0.1 to 1.5 µs, measured)
+TURNS = 8  # how often a thread asks for more of a launch, about: one that is held up then delays the others by less
 MEETING = 1_000  # nanoseconds that a barrier is taken to cost on a machine that is not quiet
 
 Span = tuple[int, int]  # addresses [lo, hi)
@@ -52,6 +53,7 @@ def build(executable: Executable, plan: Plan, places: Sequence[int], functions: 
         entries[k, Entry.EXTENT] = extents[k]
         entries[k, Entry.PARTS] = shares[k]
         entries[k, Entry.BARRIER] = meets[k]
+        entries[k, Entry.CHUNK] = max(1, extents[k] // (TURNS * shares[k]))
     scratch = max((evaluate(launch.scratch, plan.sizes) for launch in launches), default=0)
     return Tape(entries, max(shares, default=1), _whole_lines(scratch), sum(costs), (table,))
 
