@@ -713,6 +713,9 @@ def pad(w: Page, x: Value, pad: Sequence[int], mode: str = "constant", value: fl
         return w(shape, lambda i: x.outside(tuple(f"{k} - {a}" if a > 0 else f"{k} + {-a}" if a else k
                  for k, (a, _) in zip(i, both, strict=True)), number(value or 0)))
     for d, (a, b) in enumerate(both):
+        if mode == "circular" and min(a, b) < 0:  # what remains goes round
+            cropped = x.shape[d] + min(a, 0) + min(b, 0)
+            x, a, b = cut(w, x, d, max(-a, 0), cropped), max(a, 0), max(b, 0)
         if (a, b) != (0, 0):
             x = padded(w, x, d, a, b, mode)
     return x
@@ -769,7 +772,7 @@ def ifftshift(w: Page, x: Value, dim: Any = None) -> Value:
 
 
 def getitem(w: Page, x: Value, *key: Any) -> Value:
-    key = key[0] if len(key) == 1 and isinstance(key[0], (tuple, list)) else key
+    key = key[0] if len(key) == 1 and isinstance(key[0], tuple) else key
     if any(isinstance(k, Value) and k.dtype == "bool" for k in key):
         raise NotExpressible("a shape that depends on the data (a boolean mask as index)")
     if not key:
@@ -860,6 +863,8 @@ def masked_select(w: Page, x: Value, mask: Value) -> Value:
 
 
 def diff(w: Page, x: Value, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Value:
+    if n == 0:  # what would be joined is not looked at either
+        return copy(w, x)
     d = x.dim(dim)
     joined = [p if p.rank else expand(w, p, swap(x.shape, d, 1)) for p in (prepend, x, append) if p is not None]
     y = cat(w, joined, d) if len(joined) > 1 else x
