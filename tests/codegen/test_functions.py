@@ -104,11 +104,11 @@ def test_special_values_are_those_of_ieee(name, element):
 
 
 @pytest.mark.parametrize(
-    "name", [*BOUNDS, "sqrt", "floor", "ceil", "rint", "sign", "absolute", "digamma", "sin", "lgamma"]
+    "name", [*BOUNDS, "sqrt", "floor", "ceil", "rint", "sign", "absolute", "digamma", "polygamma1", "sin", "lgamma"]
 )
 def test_plain_python_computes_what_the_kernel_does(name):
     x = np.linspace(0.1, 9, 53, dtype=np.float32) * np.where(np.arange(53) % 2, 1, -1).astype(np.float32)
-    x = np.abs(x) if name in ("log", "log1p", "lgamma", "digamma", "sqrt") else x
+    x = np.abs(x) if name in ("log", "log1p", "lgamma", "digamma", "polygamma1", "sqrt") else x
     job, arrays = kernel_of(name, "float32"), {"x": x, "y": np.zeros_like(x)}
     compiled, plain = (how(job, arrays, {"n": 53}, 0, 53)["y"] for how in (run, run_plain))
     np.testing.assert_allclose(compiled, plain, rtol=1e-6, atol=1e-7)
@@ -118,6 +118,16 @@ def test_digamma_is_the_derivative_of_lgamma():
     x = np.array([0.1, 0.5, 1.0, 2.5, 7.0, 100.0, -0.5, -3.7])
     found = values_of("digamma", x)
     assert found == pytest.approx([float(mp.digamma(float(v))) for v in x], rel=1e-11)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6])
+def test_polygammas_are_the_derivatives_of_digamma(n):
+    x = np.array([1e-3, 0.1, 0.5, 1.0, 2.5, 7.0, 100.0, 1e6, -0.5, -0.3, -3.7, -20.2])
+    want = np.array([float(mp.polygamma(n, float(v))) for v in x])
+    np.testing.assert_allclose(values_of(f"polygamma{n}", x), want, rtol=2e-13 if n < 6 else 2e-12)
+    x = x.astype(np.float32)[:-1]
+    want = [float(mp.polygamma(n, float(v))) for v in x]
+    np.testing.assert_allclose(values_of(f"polygamma{n}", x), want, rtol=1e-5 * 4 ** (n - 1))
 
 
 @pytest.mark.parametrize("level", ["avx2", "sse2"])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from chainrule import executable as ex
-from chainrule.codegen import functions, vector
+from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.contraction import Epilogue, write_product
 from chainrule.codegen.epilogue import arranged, is_alone
 from chainrule.codegen.expressions import Symbol
@@ -119,7 +119,7 @@ def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element
 def imports(w: Writer) -> list[str]:
     """What saved source needs to run as plain Python."""
     lines = []
-    for module in (functions, vector):
+    for module in (functions, gamma, vector):
         if names := sorted(w.used & set(module.__all__)):
             lines.append(f"from {module.__name__} import {', '.join(names)}")
     return [*lines, "", ""] if lines else []

@@ -16,7 +16,7 @@ from sympy.codegen.cfunctions import expm1, log1p
 from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
 from chainrule.errors import ChainruleError
-from chainrule.ir.expression import RELATIONS, Select, ceil, floor, quotient, remainder, round, sign
+from chainrule.ir.expression import RELATIONS, Select, ceil, erfc, floor, quotient, remainder, round, sign
 
 Kind = Literal["real", "integer", "condition"]
 
@@ -24,7 +24,7 @@ CALLS = {
     sp.exp: "exp", sp.log: "log", expm1: "expm1", log1p: "log1p",
     sp.sin: "sin", sp.cos: "cos", sp.tan: "tan", sp.asin: "asin", sp.acos: "acos", sp.atan: "atan",
     sp.sinh: "sinh", sp.cosh: "cosh", sp.tanh: "tanh", sp.asinh: "asinh", sp.acosh: "acosh", sp.atanh: "atanh",
-    sp.erf: "erf", sp.erfc: "erfc", sp.loggamma: "lgamma", sp.digamma: "digamma", sp.atan2: "atan2",
+    sp.erf: "erf", erfc: "erfc", sp.loggamma: "lgamma", sp.digamma: "digamma", sp.atan2: "atan2",
     floor: "floor", ceil: "ceil", round: "rint", sign: "sign",
 }  # fmt: skip
 """The generated functions of `functions.py` that stand for sympy's."""
@@ -33,6 +33,7 @@ CHOICE, CONDITIONS, COMPARISON, BITS, SUM, PRODUCT, UNARY, ATOM = range(8)
 """How tightly Python binds; conditions are joined with & and |, which make no branch, so a loop stays a vector's."""
 
 LARGEST = 2**63 - 1
+HIGHEST_POLYGAMMA = 6
 LONGEST_PRODUCT = 16  # a power of a higher exponent is a call
 
 
@@ -316,9 +317,12 @@ def _call(e: sp.Basic, scope: Scope) -> Term:
             return whole
         return Term(f"{a.within(SUM)} - {b.within(PRODUCT)} * {whole.text}", SUM)
     if isinstance(e, sp.polygamma):
-        if e.args[0] != 0:  # sympy's digamma becomes polygamma(0, x)
-            raise ChainruleError("the second derivative of lgamma has no code yet: polygamma beyond order 0")
-        return scope.call("digamma", real(e.args[1], scope).text)
+        order = e.args[0]
+        if order not in range(HIGHEST_POLYGAMMA + 1):
+            problem = f"polygamma of order {order} has no code: orders are 0 to {HIGHEST_POLYGAMMA}"
+            raise ChainruleError(problem)
+        name = "digamma" if order == 0 else f"polygamma{order}"  # sympy's digamma becomes polygamma(0, x)
+        return scope.call(name, real(e.args[1], scope).text)
     if type(e) in CALLS:
         return scope.call(CALLS[type(e)], *(real(part, scope).text for part in e.args))
     raise _unknown(e)

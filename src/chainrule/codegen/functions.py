@@ -49,7 +49,7 @@ LIBM = (
 
 __all__ = [
     "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc", "lgamma",
-    "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "digamma", "power", "atan2", "sqrt", "sign",
+    "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "power", "atan2", "sqrt", "sign",
     "absolute", "floor", "ceil", "rint", "maximum", "minimum", "fma", "inf", "nan",
     "accumulate", "float32", "float64", "int64", "uniform", "where",
 ]  # fmt: skip
@@ -237,31 +237,6 @@ def erf(x: Any) -> Any:
     return _plain(_erf, x)
 
 
-def _digamma(x: Any) -> Any:
-    """ψ(x) = ψ(x + 8) - sum 1/(x + k), then the asymptotic series; reflected below 1/2."""
-    one, pi = constant(x, 1.0), math.pi
-    below = x < 0.5
-    y = _where(below, one - x, x)
-    shift = constant(x, 0.0)
-    for k in range(8):
-        shift = shift + one / (y + constant(x, k))
-    z = y + constant(x, 8.0)
-    w = one / (z * z)
-    series = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132, -691 / 32760, 1 / 12)
-    value = _log(z) - constant(x, 0.5) / z - w * _polynomial(series, w) - shift
-    reflected = value - constant(x, pi) / _library("tan", constant(x, pi) * (x - _whole(x)))
-    return _where(below, reflected, value)
-
-
-def _whole(x: Any) -> Any:
-    return x.intrinsic("llvm.rint") if isinstance(x, Traced) else np.rint(x)
-
-
-def digamma(x: Any) -> Any:
-    """The derivative of lgamma; relative error about 1e-6 in float32, 1e-14 in float64, away from its zeros."""
-    return _plain(_digamma, x)
-
-
 def _library(name: str, *values: Any) -> Any:
     """The C library's function, lane by lane."""
     x = values[0]
@@ -374,7 +349,6 @@ for _function, _source in (
     (tanh, _tanh),
     (sigmoid, _sigmoid),
     (erf, _erf),
-    (digamma, _digamma),
     (sign, _sign),
     (fma, muladd),
     (power, lambda x, y: _library("pow", x, y)),

@@ -37,7 +37,7 @@ import llvmlite.binding as llvm
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaError
 
-from chainrule.codegen import functions, vector
+from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.native import ITEM, Array, Parameter, Size, machine_for, module_of, optimise
 from chainrule.codegen.target import Target
 
@@ -67,6 +67,7 @@ BOUND = LIBM | {name + "f" for name in LIBM} | {"memcpy", "memset", "memmove", "
 
 NAMES: dict[str, Any] = {
     **{name: getattr(functions, name) for name in functions.__all__},
+    **{name: getattr(gamma, name) for name in gamma.__all__},
     **{name: getattr(vector, name) for name in vector.__all__},
     # Numba's own min, max and abs are compiled functions; ours are an instruction or two
     "min": functions.minimum,

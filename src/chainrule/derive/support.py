@@ -18,7 +18,7 @@ from functools import reduce
 import sympy as sp
 
 from chainrule.ir.calculus import derivative
-from chainrule.ir.expression import Select, Sort, index_symbol, is_slot, slot, slot_number
+from chainrule.ir.expression import Select, Sort, erfc, index_symbol, is_slot, slot, slot_number
 from chainrule.ir.formula import Access, Formula, Reduce
 from chainrule.ir.graph import Graph
 
@@ -188,7 +188,7 @@ class Sign(IntEnum):
     POSITIVE = 2
 
 
-BOUNDED = (sp.tanh, sp.sin, sp.cos, sp.erf, sp.erfc, sp.atan)
+BOUNDED = (sp.tanh, sp.sin, sp.cos, sp.erf, erfc, sp.atan)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ as sets whenever it is rebuilt, which is slow and can stall, and `diff(Max(x, 0)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 import sympy as sp
@@ -71,6 +72,20 @@ class Select(sp.Function):
 
     def _eval_is_integer(self) -> bool | None:
         return True if self.args[1].is_integer and self.args[2].is_integer else None
+
+
+class erfc(sp.Function):
+    """1 - erf(x). Ours, since sympy's writes erfc(-x) as 2 - erfc(x), which is 0 below the last place of 2."""
+
+    nargs = (1,)
+    is_real = True
+
+    @classmethod
+    def eval(cls, x: sp.Expr) -> sp.Expr | None:
+        return sp.erfc(x) if x.is_number and not sp.erfc(x).has(sp.erfc) else None
+
+    def fdiff(self, argindex: int = 1) -> sp.Expr:
+        return -2 * sp.exp(-(self.args[0] ** 2)) / sp.sqrt(sp.pi)
 
 
 class LocallyConstant(sp.Function):
@@ -160,7 +175,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "exp": sp.exp, "log": sp.log, "expm1": expm1, "log1p": log1p, "sqrt": sp.sqrt,
     "sin": sp.sin, "cos": sp.cos, "tan": sp.tan, "asin": sp.asin, "acos": sp.acos, "atan": sp.atan,
     "sinh": sp.sinh, "cosh": sp.cosh, "tanh": sp.tanh, "asinh": sp.asinh, "acosh": sp.acosh, "atanh": sp.atanh,
-    "erf": sp.erf, "erfc": sp.erfc, "lgamma": sp.loggamma, "digamma": sp.digamma, "polygamma": sp.polygamma,
+    "erf": sp.erf, "erfc": erfc, "lgamma": sp.loggamma, "digamma": sp.digamma, "polygamma": sp.polygamma,
     "atan2": sp.atan2, "floor": floor, "ceil": ceil, "round": round, "sign": sign,
 }  # fmt: skip
 """The functions of the language, by their names there; max, min, abs, clip are written with `Select`."""
@@ -295,19 +310,16 @@ def _power(e: sp.Pow, show: Callable[[sp.Basic, int], str]) -> tuple[str, int]:
     return f"{show(base, ATOM)}^{show(exponent, ATOM)}", POWER
 
 
-def symbols_in_order(e: sp.Basic) -> Iterator[sp.Symbol]:
+@lru_cache(maxsize=65536)
+def symbols_in_order(e: sp.Basic) -> tuple[sp.Symbol, ...]:
     """The symbols of `e` as its text shows them, from the left, each once."""
     marks: dict[str, sp.Symbol] = {}
     names: dict[sp.Basic, str] = {}
     for k, symbol in enumerate(sorted(e.free_symbols, key=lambda s: s.name)):
         names[symbol] = mark = f"\x00{k}\x01"
         marks[mark] = symbol
-    seen = set()
-    for part in expression_text(e, names).split("\x00")[1:]:
-        mark = "\x00" + part[: part.index("\x01") + 1]
-        if mark not in seen:
-            seen.add(mark)
-            yield marks[mark]
+    parts = expression_text(e, names).split("\x00")[1:]
+    return tuple(marks[mark] for mark in dict.fromkeys("\x00" + p[: p.index("\x01") + 1] for p in parts))
 
 
 def product(factors: Any) -> sp.Expr:

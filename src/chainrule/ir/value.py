@@ -17,7 +17,7 @@ import sympy as sp
 from sympy.codegen.cfunctions import expm1, log1p
 from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
-from chainrule.ir.expression import Select, ceil, floor, quotient, remainder, round, sign
+from chainrule.ir.expression import Select, ceil, erfc, floor, quotient, remainder, round, sign
 
 Array = Any  # an ndarray, or a number
 
@@ -33,7 +33,7 @@ def value(e: sp.Basic, values: Mapping[sp.Basic, Array], dtype: type[np.floating
             case sp.Symbol():
                 return values[e]
             case sp.Integer():
-                return int(e)
+                return int(e) if abs(e) < 2**63 else dtype(int(e))
             case sp.Rational():
                 return dtype(int(e.p)) / dtype(int(e.q))
             case BooleanTrue() | BooleanFalse():
@@ -125,7 +125,7 @@ FUNCTIONS: dict[Any, Callable[..., Array]] = {
     sp.sin: np.sin, sp.cos: np.cos, sp.tan: np.tan, sp.asin: np.arcsin, sp.acos: np.arccos, sp.atan: np.arctan,
     sp.sinh: np.sinh, sp.cosh: np.cosh, sp.tanh: np.tanh,
     sp.asinh: np.arcsinh, sp.acosh: np.arccosh, sp.atanh: np.arctanh,
-    sp.erf: _each(math.erf), sp.erfc: _each(math.erfc), sp.loggamma: _each(math.lgamma),
+    sp.erf: _each(math.erf), erfc: _each(math.erfc), sp.loggamma: _each(math.lgamma),
     sp.digamma: _each(mpmath.digamma), sp.polygamma: _each(_polygamma), sp.atan2: np.arctan2,
     floor: np.floor, ceil: np.ceil, round: np.rint, sign: np.sign,
     quotient: np.floor_divide, remainder: np.remainder,

@@ -26,7 +26,9 @@ def stabilize(graph: Graph) -> Graph:
     log(sigmoid(x))          ->  -log(1 + exp(-x)), as a softplus
     log(1 + exp(x))          ->  (if x > 0 then x else 0) + log1p(exp(-|x|))
     exp(x) - 1, log(1 + x)   ->  expm1(x), log1p(x)
+    log(exp(a) + exp(b))     ->  if a > b then a + log1p(exp(b - a)) else b + log1p(exp(a - b))
     x / (exp(x) - 1)         ->  its power series near 0
+    sin(x) / x               ->  the same
     sqrt(sum of squares)     ->  if it is 0 then 0 else its root: the gradient there is 0
     sum[k] exp(z[k])         ->  exp(max) * sum[k] exp(z[k] - max), in all its readers
     """
@@ -42,7 +44,7 @@ def _with_body(f: Formula, body: sp.Expr) -> Formula:
 @lru_cache(maxsize=16384)
 def stable(e: sp.Expr) -> sp.Expr:
     """`e` with the rules of one expression applied from the inside."""
-    if not e.args or not (e.has(sp.exp) or e.has(sp.log)):
+    if not e.args or not e.has(sp.exp, sp.log, sp.sin):
         return e
     args = tuple(stable(a) for a in e.args)
     e = e if args == e.args else e.func(*args)
@@ -84,6 +86,21 @@ def difference(e: sp.Expr) -> sp.Expr | None:
     return None
 
 
+LEAST = -3 * sp.Integer(10) ** 38
+"""Of both floats: what lies below is a logarithm of 0."""
+
+
+def larger_first(e: sp.Expr) -> sp.Expr | None:
+    """log(e^u + e^v) = max + log1p(e^-|u - v|); where both are -inf, so is it."""
+    if not (isinstance(e, sp.log) and isinstance(e.args[0], sp.Add) and len(e.args[0].args) == 2):
+        return None
+    if not all(isinstance(term, sp.exp) for term in e.args[0].args):
+        return None
+    u, v = (term.args[0] for term in e.args[0].args)
+    second = Select(v > LEAST, v + log1p(sp.exp(u - v)), v)
+    return Select(u > v, u + log1p(sp.exp(v - u)), second)
+
+
 def logarithm(e: sp.Expr) -> sp.Expr | None:
     """log(1 + u) = log1p(u), and logarithms of products of exponentials taken apart."""
     if not isinstance(e, sp.log):
@@ -97,25 +114,62 @@ def logarithm(e: sp.Expr) -> sp.Expr | None:
 
 # B_2k / (2k)!: x/(e^x - 1) = 1 - x/2 + Σ B_2k x^2k / (2k)!, to 1e-17 for |x| < 1
 _SERIES = tuple(sp.bernoulli(2 * k) / sp.factorial(2 * k) for k in range(1, 11))
+# sin(x)/x = 1 + Σ (-1)^k x^2k / (2k + 1)!
+_SINC = tuple((-1) ** k / sp.factorial(2 * k + 1) for k in range(1, 11))
 
 
 def removable(e: sp.Expr) -> sp.Expr | None:
-    """x / expm1(x), which is 0/0 at 0: a power series where |x| < 1, so that its derivatives are right there too."""
+    """x / expm1(x) and sin(x) / x, 0/0 at 0: power series where |x| < 1, so that derivatives are right there too."""
     if not isinstance(e, sp.Mul):
         return None
     for f in e.args:
         if isinstance(f, sp.Pow) and f.exp == -1 and isinstance(f.base, expm1):
-            x = f.base.args[0]
-            rest = [g for g in e.args if g is not f]
-            if x in rest:
-                rest.remove(x)
-                near = 1 - x / 2 + sp.Add(*(c * x ** (2 * k) for k, c in enumerate(_SERIES, 1)))
-                quotient = Select(sp.And(x < 1, x > -1), near, x * f)
-                return sp.Mul(*rest, quotient)
+            x, near = f.base.args[0], -f.base.args[0] / 2
+            found = _near_zero(e, (x, f), x, 1 + near + _even(_SERIES, x))
+        elif isinstance(f, sp.sin):
+            x = f.args[0]
+            found = _near_zero(e, (f, *sp.Mul.make_args(1 / x)), x, 1 + _even(_SINC, x))
+        else:
+            continue
+        if found is not None:
+            return found
     return None
 
 
-RULES: tuple[Callable[[sp.Expr], sp.Expr | None], ...] = (softplus, difference, logarithm, removable)
+def _even(coefficients: tuple[sp.Expr, ...], x: sp.Expr) -> sp.Expr:
+    return sp.Add(*(c * x ** (2 * k) for k, c in enumerate(coefficients, 1)))
+
+
+def _near_zero(e: sp.Mul, quotient: tuple[sp.Expr, ...], x: sp.Expr, near: sp.Expr) -> sp.Expr | None:
+    """`e` with the factors `quotient` of it replaced by `near` where |x| < 1."""
+    rest = list(e.args)
+    for f in quotient:
+        if f not in rest:
+            return None
+        rest.remove(f)
+    return sp.Mul(*rest, Select(sp.And(x < 1, x > -1), near, sp.Mul(*quotient)))
+
+
+def filled(e: sp.Expr) -> sp.Expr | None:
+    """``if x == 0 then c else`` a form that has the value c at 0 by itself: that form, with its derivatives there."""
+    if not (isinstance(e, Select) and isinstance(e.args[0], sp.Eq) and e.args[0].rhs.is_zero):
+        return None
+    condition, c, rest = e.args
+    if not (isinstance(rest, Select) and isinstance(rest.args[0], sp.And)):
+        return None
+    at_zero = {condition.lhs: sp.S.Zero}
+    holds = rest.args[0].xreplace(at_zero) is sp.true
+    return rest if holds and rest.args[1].xreplace(at_zero) == c else None
+
+
+RULES: tuple[Callable[[sp.Expr], sp.Expr | None], ...] = (
+    softplus,
+    larger_first,
+    difference,
+    logarithm,
+    removable,
+    filled,
+)
 
 
 def _logarithms(f: Formula, graph: Graph) -> Formula:
