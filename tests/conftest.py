@@ -19,13 +19,15 @@ settings.register_profile(
 settings.load_profile("chainrule")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache():
-    """Compiled kernels go to a folder of this session: a user's cache must neither help nor suffer."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Kernels go to a folder of this run, which its workers share: a user's cache must neither help nor suffer."""
     if "CHAINRULE_CACHE" in os.environ:
-        yield
         return
-    with tempfile.TemporaryDirectory(prefix="chainrule-tests-", ignore_cleanup_errors=True) as folder:
-        os.environ["CHAINRULE_CACHE"] = folder
-        yield
+    folder = tempfile.TemporaryDirectory(prefix="chainrule-tests-", ignore_cleanup_errors=True)
+    os.environ["CHAINRULE_CACHE"] = folder.name
+
+    def clean() -> None:
         del os.environ["CHAINRULE_CACHE"]
+        folder.cleanup()
+
+    config.add_cleanup(clean)
