@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.conformance import elementwise, reductions, shapes
+from tests.conformance import contractions, elementwise, losses, reductions, shapes
 from tests.conformance.kinks import KINKS
 from tests.conformance.unsaid import UNSAID
 
-ROWS = {**elementwise.ROWS, **shapes.ROWS, **reductions.ROWS}
+ROWS = {**elementwise.ROWS, **shapes.ROWS, **reductions.ROWS, **contractions.ROWS, **losses.ROWS}
 
 __all__ = ["KINKS", "ROWS", "UNSAID"]
