@@ -12,6 +12,7 @@ from chainrule.ir.validate_program import IllegalProgram, validate_program
 from chainrule.options import Options
 from chainrule.schedule import schedule, work
 from chainrule.source import Source
+from tests.optimize.test_recurrences import TABLE, graphs_of
 from tests.schedule.laws import assert_law
 
 LSTM = """
@@ -60,6 +61,14 @@ def test_recurrences_both_ways_keep_the_law(hint: int) -> None:
     program = schedule(graph, training=True, sizes={"batch": hint})
     validate_program(program)
     assert_law(graph, {"batch": 3}, program=program, blocks=reversed)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if "draws" not in name])
+def test_every_recurrence_and_its_gradient_keep_the_law(name: str) -> None:
+    graph = graphs_of(name)[-1][-1]
+    program = schedule(graph, training=True, sizes={"batch": 10**4, "time": 8})
+    validate_program(program)
+    assert_law(graph, {"batch": 3, "time": 4}, program=program, blocks=reversed)
 
 
 def test_a_recurrence_is_one_kernel_whose_blocks_divide_the_batch() -> None:

@@ -14,8 +14,9 @@ import sympy as sp
 
 from chainrule.codegen.epilogue import is_matrix
 from chainrule.codegen.expressions import Symbol, real
+from chainrule.codegen.flatten import LEAST, Guard, clipped, flat_position, merged, unguarded
 from chainrule.codegen.kernel import Writer
-from chainrule.codegen.product import EPILOGUE, Extent, Operand, Shape, Way, calls, choose, product_lines
+from chainrule.codegen.product import EPILOGUE, SMALL, Extent, Operand, Shape, Way, calls, choose, product_lines
 from chainrule.codegen.statement import comment_of, write_statement
 from chainrule.ir.expression import index_symbol, product, slot
 from chainrule.ir.formula import Access, DType, Reduce
@@ -40,21 +41,41 @@ NOTHING = Range(index_symbol("_none"), sp.S.Zero, sp.S.One)  # where there are n
 def write_product(leaf: Product, w: Writer, after: Epilogue | None = None) -> bool:
     """``target = (target +) scale * sum[inner] left * right``; whether what comes `after` was written as well."""
     whole, leaf = leaf, _columns_last(_counted(leaf, w), w)
-    row, column = _longest(leaf.rows, leaf), _adjacent(leaf, w)
+    leaf, guards = _flattened(leaf, w)
+    row, column = _longest(leaf.rows, w), _adjacent(leaf, w)
     around = [r for r in (*leaf.batch, *leaf.rows, *leaf.columns) if r not in (row, column)]
-    if after is not None and (around or column.symbol != whole.columns[0].symbol or _is_narrow(column, w)):
+    if after is not None and (
+        around
+        or guards
+        or (len(whole.rows), len(whole.columns)) != (1, 1)
+        or column.symbol != whole.columns[0].symbol
+        or _is_narrow(column, w)
+    ):
         after = None
     done = False
 
     def tile() -> None:
         nonlocal done
-        done = _tile(leaf, row, column, w, None if after is None else _placed(after, whole, w))
+        done = _tile(leaf, row, column, guards, w, None if after is None else _placed(after, whole, w))
 
     if leaf.inner and _is_affine(leaf, row, column, w):
         _opened(around, tile, w)
     else:
         _opened(around, lambda: _loops(leaf, row, column, w), w)
     return done
+
+
+def _flattened(leaf: Product, w: Writer) -> tuple[Product, tuple[Guard, ...]]:
+    """`leaf` with one range for several and bounds for guards, where it surely becomes a tile."""
+    plain, guards = unguarded(leaf, w)
+    whole = merged(plain, guards, w)
+    row, column = _longest(whole.rows, w), _adjacent(whole, w)
+    count = sp.Add(column.stop, -column.start)
+    wide = not count.is_Integer or count >= LEAST
+    shape = _shape(whole, row, column, w)
+    work = (shape.rows or shape.typical_rows) * (shape.columns or 256) * (shape.inner or 256)
+    tiles = wide and work >= SMALL and bool(_step_one(whole.target, [column], w))
+    return (whole, guards) if tiles and whole.inner and _is_affine(whole, row, column, w) else (leaf, ())
 
 
 @dataclass(frozen=True)
@@ -142,27 +163,16 @@ def _adjacent(leaf: Product, w: Writer) -> Range:
     return found[0] if found else NOTHING
 
 
-def _longest(ranges: Sequence[Range], leaf: Product) -> Range:
-    """The range that the tile's rows are: the longest that is known, else the first that is not."""
+def _longest(ranges: Sequence[Range], w: Writer) -> Range:
+    """The range that the tile's rows are: the longest that is known, else the first that is not, if it is long."""
     if not ranges:
         return NOTHING
     known = {r: sp.Add(r.stop, -r.start) for r in ranges}
     unknown = [r for r, count in known.items() if not count.is_Integer]
+    block = w.kernel.block
+    short = [r for r in unknown if block is not None and r.stop == block.last and block.size < LEAST]
+    unknown = [r for r in unknown if r not in short] or unknown
     return unknown[0] if unknown else max(known, key=lambda r: int(known[r]))
-
-
-def flat_position(access: Access, w: Writer) -> sp.Expr | None:
-    """Where the element lies in the flattened buffer, as a polynomial; None for a variable or a guarded read."""
-    buffer = w.buffer(access.tensor)
-    if access.outside is not None or not buffer.shape or buffer.space not in STORED:
-        return None
-    flat: sp.Expr = sp.S.Zero
-    for index, extent in zip(access.indices, buffer.shape, strict=True):
-        flat = flat * w.over_dims(extent) + index
-    return sp.expand(flat)
-
-
-STORED = ("input", "param", "state", "constant", "arena", "scratch")
 
 
 def _is_affine(leaf: Product, row: Range, column: Range, w: Writer) -> bool:
@@ -180,7 +190,7 @@ def _is_affine(leaf: Product, row: Range, column: Range, w: Writer) -> bool:
     return leaf.target.tensor not in (leaf.left.tensor, leaf.right.tensor)
 
 
-def _tile(leaf: Product, row: Range, column: Range, w: Writer, after: Placed | None) -> bool:
+def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: Writer, after: Placed | None) -> bool:
     """Whether what comes `after` was written inside the tile's loops."""
     names = {r: w.names.fresh(r.pretty or "i") for r in (row, column, *leaf.inner)}
     w.symbols |= {r.symbol: Symbol(name, "integer", frozenset({r.symbol})) for r, name in names.items()}
@@ -201,6 +211,7 @@ def _tile(leaf: Product, row: Range, column: Range, w: Writer, after: Placed | N
         into = Operand(w.view(panel), w.integer(-width * row.start), str(width), "0")
     prefix = w.names.prefix(leaf.target.tensor, OWN)
     extents = {r: Extent(name, w.integer(r.start), w.integer(r.stop)) for r, name in names.items()}
+    inner = clipped([extents[r] for r in leaf.inner], leaf.inner, guards, w)
     lines = product_lines(
         way,
         into,
@@ -208,7 +219,7 @@ def _tile(leaf: Product, row: Range, column: Range, w: Writer, after: Placed | N
         right,
         extents[row],
         extents[column],
-        tuple(extents[r] for r in leaf.inner),
+        tuple(inner),
         scale=real(leaf.scale, w.scope()).text,
         accumulate=leaf.accumulate,
         prefix=prefix,

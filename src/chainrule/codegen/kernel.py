@@ -112,8 +112,8 @@ class Writer:
     def over_dims(self, e: sp.Expr) -> sp.Expr:
         """`e` without the block's bounds: a block has at most `size` members."""
         block = self.kernel.block
-        if block is not None:
-            e = e.xreplace({block.last: block.first + block.size})
+        if block is not None and e.free_symbols & {block.first, block.last}:
+            e = sp.expand(e.xreplace({block.last: block.first + block.size}))
         if e.free_symbols & set(self.symbols):
             raise ChainruleError(f"kernel {self.kernel.name}: the size {e} depends on a loop")
         return e
