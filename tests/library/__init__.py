@@ -1,0 +1,1 @@
+"""The library's functions, each against PyTorch: rows of tables, and the laws that hold for every row."""

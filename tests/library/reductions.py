@@ -7,8 +7,8 @@ from tests.library.rows import Row, far, positive
 LAST = {"k": 1}
 
 LIBRARY = {
-    "var": Row("x[n, k]", "var(x)", lambda x: torch.var(x, -1), {"k": 2}),
-    "std": Row("x[n, k]", "std(x, correction = 0)", lambda x: torch.std(x, -1, correction=0), {"k": 2}),
+    "var": Row("x[n, k]", "var(x)", lambda x: torch.var(x, -1), {"n": 1, "k": 2}),
+    "std": Row("x[n, k]", "std(x, correction = 0)", lambda x: torch.std(x, -1, correction=0), {"n": 1, "k": 2}),
     "p_norm": Row("x[n, k]", "p_norm(x)", lambda x: torch.linalg.vector_norm(x, 2, -1)),
     "normalize": Row("x[n, k]", "normalize(x)", lambda x: torch.nn.functional.normalize(x, dim=-1)),
     "count_nonzero": Row("x[n, k]", "float(count_nonzero(x))", lambda x: (x != 0).double().sum(-1) + 0 * x.sum(-1)),

@@ -68,14 +68,14 @@ def improved(graph, outputs):
 
 @cache
 def once(name):
-    g, y, wrt, given, derivation = first(name)
+    _, y, _, _, derivation = first(name)
     return improved(derivation.graph, (y, *derivation.gradients.values())), derivation.gradients
 
 
 @cache
 def twice(name):
     """The derivative of all gradients along a direction each."""
-    g, y, wrt, given, derivation = first(name)
+    _, _, wrt, _, derivation = first(name)
     graph = replace(derivation.graph, outputs=tuple(dict.fromkeys(derivation.gradients.values())))
     seeds = {x: Tensor(f"{x}_along", graph.tensors[x].shape) for x in wrt}
     graph = replace(graph, inputs=(*graph.inputs, *seeds.values()))

@@ -63,7 +63,14 @@ def _cancelled(factors: list[sp.Expr]) -> sp.Expr:
                 continue
             if f not in g.base.atoms(sp.exp):
                 continue
-            divided = sp.Add(*(term / f for term in g.base.args))
+            divided = sp.Add(*(_over(term, f) for term in g.base.args))
             rest = [p for i, p in enumerate(parts) if i not in (j, k)]
             return _cancelled([*rest, sp.Pow(g.base, g.exp + 1), 1 / divided])
     return whole
+
+
+def _over(term: sp.Expr, f: sp.exp) -> sp.Expr:
+    """term / f with one exponential: sympy leaves exp(a - b) * exp(b - a) as it is, which is ∞ · 0 far out."""
+    factors = sp.Mul.make_args(term)
+    exponent = sp.Add(*(g.args[0] for g in factors if isinstance(g, sp.exp)), -f.args[0])
+    return sp.Mul(*(g for g in factors if not isinstance(g, sp.exp)), sp.exp(exponent))
