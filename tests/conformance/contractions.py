@@ -153,6 +153,7 @@ def vecdot(w: Page, x: Value, y: Value, dim: int = -1) -> Value:
 
 
 def vander(w: Page, x: Value, N: int | None = None) -> Value:
+    x = x if x.rank else reshape(w, x, (1,))
     n = x.shape[-1] if N is None else N
     return w((*x.shape, n), lambda i: f"prod[k < {n} where k < {i[-1]}] {x[i[:-1]]}")
 

@@ -51,7 +51,7 @@ def bce_logits(w: Page, x: Value, y: Value, weight: Any = None, reduction: str =
 
 
 def hinge_embedding(w: Page, x: Value, y: Value, margin: float = 1.0, reduction: str = "mean") -> Value:
-    e = spread(w, "(if {y} == 1 then {x} else 0) + (if {y} == -1 then max({m} - {x}, 0) else 0)", x=x, y=y, m=margin)
+    e = spread(w, "(if {y} != -1 then {x} else 0) + (if {y} != 1 then max({m} - {x}, 0) else 0)", x=x, y=y, m=margin)
     return reduced(w, e, reduction)
 
 

@@ -204,6 +204,14 @@ def softmax(kind: str) -> Callable[..., Any]:
     return row
 
 
+def safe_softmax(w: Page, x: Value, dim: int, dtype: Any = None) -> Value:
+    """Rows of -inf are 0: what is -inf counts for nothing."""
+    d, r = x.dim(dim), f"r < {x.shape[x.dim(dim)]}"
+    seen = lambda i: x[swap(i, d, "r")]  # noqa: E731
+    return w(x.shape, lambda i: f"if {x[i]} == -inf then 0 else exp({x[i]} - max[{r}] {seen(i)}) / "
+             f"sum[{r}] exp({seen(i)} - max[s < {x.shape[d]}] {x[swap(i, d, 's')]})")
+
+
 def softmax_backward(w: Page, g: Value, y: Value, dim: int, dtype: Any) -> Value:
     d = y.dim(dim)
     return w(y.shape, lambda i: f"{y[i]} * ({g[i]} - sum[r < {y.shape[d]}] {g[swap(i, d, 'r')]} * {y[swap(i, d, 'r')]})")
@@ -418,12 +426,12 @@ def masked(kind: str) -> Callable[..., Any]:
         raise NotExpressible("not yet written")
 
     def var(w: Page, x: Value, dim: Any = None, unbiased: Any = None, keepdim: bool = False, mask: Any = None,
-            dtype: Any = None, **_: Any) -> Value:
+            dtype: Any = None, correction: Any = None) -> Value:
         m = mask
         shown = (lambda i: m.wide(i)) if m is not None else (lambda i: "true")
         count = over(w, x, dim, True, lambda r, i, e: f"sum[{r} where {shown(i)}] 1")
         average = over(w, x, dim, True, lambda r, i, e: f"(sum[{r} where {shown(i)}] {e}) / sum[{r} where {shown(i)}] 1")
-        less = 0 if unbiased is False else 1
+        less = number((0 if unbiased is False else 1) if correction is None else correction)
         squares = over(w, x, dim, True, lambda r, i, e: f"sum[{r} where {shown(i)}] ({e} - {average.wide(i) if x.rank else average.name})^2")
         found = w(squares.shape, lambda i: f"{squares[i]} / max({count[i]} - {less}, 0)")
         found = w(found.shape, lambda i: f"sqrt({found[i]})") if kind == "std" else found
@@ -486,7 +494,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     **{name: softmax(name.split(".")[0]) for name in ("softmax", "softmax.with_dtype", "log_softmax", "log_softmax.with_dtype")},
     "nn.functional.softmin": softmax("softmin"),
     "nn.functional.softmin.with_dtype": softmax("softmin"),
-    "torch.ops.aten._safe_softmax.default": softmax("softmax"),
+    "torch.ops.aten._safe_softmax.default": safe_softmax,
     "_softmax_backward_data": softmax_backward,
     "cumsum": running("{b} + {x}"),
     "cumprod": running("{b} * {x}"),

@@ -247,7 +247,7 @@ def differs(found: Any, wanted: Any, what: str) -> str:
     if same.all():
         return ""
     finite = wanted[np.isfinite(wanted)]
-    scale = max(np.abs(finite).max(initial=0.0), 1e-6)
+    scale = max(np.abs(finite).max(initial=0.0), 1e-5)
     with np.errstate(invalid="ignore"):
         error = np.where(same, 0, np.abs(found - wanted))
     worst = np.nanargmax(np.where(np.isnan(error), np.inf, error))

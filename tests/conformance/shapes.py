@@ -581,7 +581,7 @@ def scatter(w: Page, x: Value, dim: int, index: Value, y: Any, reduce: str | Non
         if reduce in ("add", "multiply"):
             kind, sign = ("sum", "+") if reduce == "add" else ("prod", "*")
             return f"{wide[i]} {sign} ({kind}[e < {n} where {condition}] {value})"
-        return (f"if any[e < {n}] ({condition}) then sum[e < {n} where {condition}] {value} else {wide[i]}")
+        return (f"if (sum[e < {n} where {condition}] 1) > 0 then sum[e < {n} where {condition}] {value} else {wide[i]}")
 
     found = w(wide.shape, body)
     return reshape(w, found, x.shape) if not x.rank else found

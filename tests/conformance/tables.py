@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from tests.conformance import contractions, elementwise, losses, reductions, shapes
+from tests.conformance import contractions, elementwise, losses, norms, pools, reductions, shapes
 from tests.conformance.kinks import KINKS
 from tests.conformance.unsaid import UNSAID
 
-ROWS = {**elementwise.ROWS, **shapes.ROWS, **reductions.ROWS, **contractions.ROWS, **losses.ROWS}
+FAMILIES = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (elementwise, shapes, reductions, contractions, losses, norms, pools)
+}
+ROWS = {name: row for module in FAMILIES.values() for name, row in module.ROWS.items()}
 
-__all__ = ["KINKS", "ROWS", "UNSAID"]
+SLOW = {"sort", "linalg.lu_solve"}
+"""Rows whose first samples take seconds: the short run leaves them out."""
+
+__all__ = ["FAMILIES", "KINKS", "ROWS", "SLOW", "UNSAID"]
