@@ -263,11 +263,11 @@ def test_every_beginning_of_a_model_is_a_graph_or_a_positioned_error():
 
 
 def test_an_error_shows_its_place_the_facts_and_a_way_out():
-    assert str(error(model("y = liner(x, 3)"))) == (
-        "m.graph:6:9: unknown layer or function 'liner'\n"
-        "        y = liner(x, 3)\n"
-        "            ^^^^^^^^^^^\n"
-        "  Way out: did you mean 'linear'?"
+    assert str(error(model("y = layer_nrm(x, 3)"))) == (
+        "m.graph:6:9: unknown layer or function 'layer_nrm'\n"
+        "        y = layer_nrm(x, 3)\n"
+        "            ^^^^^^^^^^^^^^^\n"
+        "  Way out: did you mean 'layer_norm'?"
     )
 
 

@@ -132,3 +132,11 @@ def test_gradient_of_a_layers_parameter_is_read_by_its_path():
     made = graph(model("y = linear(x, 3)\nloss = mean(y)\ng = gradient(loss, y.linear.W)"))
     assert made.nodes[-1].reads == ("loss", "y.linear.W")
     assert made.nodes[-1].shape == (4, 3)
+
+
+def test_a_parameter_of_a_layer_that_a_decided_choice_leaves_unread_does_not_exist():
+    text = "model m:\n    dim n\n    input x[n, 2, 5, 5]\n    y = conv2d(x, 3{})\n"
+    assert [p.tensor.name for p in graph(text.format("")).params] == ["y.conv2d.K", "y.conv2d.b"]
+    assert [p.tensor.name for p in graph(text.format(", bias = false")).params] == ["y.conv2d.K"]
+    own = "model m:\n    input x[2]\n    param w[2] ~ zeros\n    y = 2 * x\n"
+    assert [p.tensor.name for p in graph(own).params] == ["w"]

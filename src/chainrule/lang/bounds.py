@@ -210,7 +210,7 @@ class _Proof:
         """Whether goal minus a multiple of `fact`, without v, is shown."""
         inside = {_without(m, v): c for m, c in fact.items() if v in m}
         if len(inside) != 1:
-            return False
+            return self._subtract(goal, v, fact)
         ((scale, c),) = inside.items()
         if any(u not in self.facts.natural for u in scale) or any(m.count(v) > 1 for m in fact if v in m):
             return False
@@ -228,6 +228,13 @@ class _Proof:
         if any(v in m for m in goal):
             return False
         return self.shows(goal)
+
+    def _subtract(self, goal: Polynomial, v: int, fact: Polynomial) -> bool:
+        """Whether all of v goes with a multiple of a fact that holds v in several terms: i n - i >= 0, say."""
+        m = next(m for m in fact if v in m)
+        ratio = goal.get(m, Fraction(0)) / fact[m]
+        rest = add(goal, fact, -ratio)
+        return ratio > 0 and not any(v in n for n in rest) and self.shows(rest)
 
 
 def _over(m: Monomial, scale: Monomial) -> Monomial | None:

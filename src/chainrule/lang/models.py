@@ -173,7 +173,11 @@ def finish(draft: Draft, scope: Scope, e: s.Definition) -> Graph:
         if isinstance(node, Formula):
             for tensor in node.tensors:
                 readers.setdefault(tensor, node)
-    params = tuple(Param(p.tensor, initial(p, readers.get(name))) for name, p in draft.params.items())
+    put_out = outputs(draft, scope, names, nodes)
+    used = {tensor for node in draft.nodes for tensor in node.tensors} | set(put_out)
+    # a layer's parameter that a decided choice leaves unread, such as a bias, does not exist
+    kept = [(name, p) for name, p in draft.params.items() if name in used or not p.scope.path]
+    params = tuple(Param(p.tensor, initial(p, readers.get(name))) for name, p in kept)
     return Graph(
         name=draft.name,
         dims=tuple(draft.dims.values()),
@@ -183,7 +187,7 @@ def finish(draft: Draft, scope: Scope, e: s.Definition) -> Graph:
         scalars=tuple(draft.scalars.values()),
         nodes=nodes,
         updates=tuple(Update(store, names.get(value, value)) for store, value in draft.updates.items()),
-        outputs=outputs(draft, scope, names, nodes),
+        outputs=put_out,
     )
 
 

@@ -22,13 +22,17 @@ def eliminate(graph: Graph) -> Graph:
     x_bar[p, q] = sum[n, i, j where n == p and i == q] W[i, j] * y_bar[n, j]
         ->  x_bar[p, q] = sum[j] W[q, j] * y_bar[p, j]
     """
+    empty = {
+        f.out for f in graph.nodes if isinstance(f, Formula) and f.reduce is Reduce.ARGMAX and _may_be_empty(f, graph)
+    }
 
     def change(f: Formula) -> Formula:
         if not f.where or f.reduce is not Reduce.SUM:
             return f
         form, names = canonical(f)
         tensors = tuple((place, graph.tensors[name]) for place, name in names.items() if name != f.out)
-        shapes = tuple(Tensor(place, t.shape, t.dtype, t.bound) for place, t in tensors)
+        bounds = (None if t.name in empty else t.bound for _, t in tensors)
+        shapes = tuple(Tensor(place, t.shape, t.dtype, b) for (place, t), b in zip(tensors, bounds, strict=True))
         solved = _eliminated(form, shapes, graph.dims)
         if solved == form:
             return f
@@ -37,6 +41,12 @@ def eliminate(graph: Graph) -> Graph:
         return amend(show_names(rename(solved, names), tuple(a.name for a in f.axes), over), origin=f.origin)
 
     return map_formulas(graph, change)
+
+
+def _may_be_empty(f: Formula, graph: Graph) -> bool:
+    """Whether the argmax `f` can be that of nothing, which is the extent and no place."""
+    facts = Facts({}, {}, graph.dims)
+    return bool(f.where) or not all(facts.is_nonnegative(r.extent - 1) for r in f.over)
 
 
 @lru_cache(maxsize=4096)
@@ -183,8 +193,8 @@ class _System:
         """(c, u, w) for an `e` that is c·u + r - w, where u holds the other summed indices, and w none."""
         form = affine(sp.expand(e))
         assert form is not None
-        summed = {i.symbol for i in self.over} - {r.symbol}
-        inside = {a: c for a, c in form.coefficients.items() if a in summed}
+        summed = [i.symbol for i in self.over if i is not r]
+        inside = {a: c for a, c in form.coefficients.items() if any(self._holds(a, i) for i in summed)}
         outside = sp.Add(*(c * a for a, c in form.coefficients.items() if a not in inside and a != r.symbol), form.rest)
         if not inside or any(self._holds(outside, i.symbol) for i in self.over):
             return None
@@ -196,7 +206,7 @@ class _System:
         return (c, sp.Add(*whole), sp.expand(-outside)) if len(whole) == len(parts) else None
 
     def _join_radix(self) -> bool:
-        """e // c == p and e % c == q say e == p·c + q, with 0 <= q < c."""
+        """e // c == p and e % c == q say e == p·c + q, with 0 <= q < c; p may hold more indices."""
         for j, (a, b) in enumerate(self.equations):
             for rem, q in ((a, b), (b, a)):
                 if not isinstance(rem, remainder) or not any(self._holds(rem, i.symbol) for i in self.over):
@@ -206,8 +216,8 @@ class _System:
                 inner, step = e.args if isinstance(e, quotient) else (e, sp.S.One)
                 wanted = quotient(inner, sp.expand(step * c))
                 for k, (x, y) in enumerate(self.equations):
-                    whole, p = (x, y) if x == wanted else (y, x)
-                    if k != j and whole == wanted:
+                    p = _solved(x, y, wanted) if k != j else None
+                    if p is not None:
                         for i in sorted((j, k), reverse=True):
                             self.equations.pop(i)
                         self.equations.append((e, sp.expand(p * c + q)))
@@ -321,6 +331,15 @@ class _System:
             if c in (1, -1) and not self._holds(form.without(p).expression(), p):
                 return sp.Eq(sp.expand(-c * form.without(p).expression()), p, evaluate=False)
         return sp.Eq(a, b, evaluate=False)
+
+
+def _solved(a: sp.Expr, b: sp.Expr, atom: sp.Expr) -> sp.Expr | None:
+    """What a == b says that `atom` is, where it stands there once, with coefficient ±1."""
+    form = affine(sp.expand(a - b))
+    sign = None if form is None else form.coefficients.get(atom)
+    if form is None or sign not in (1, -1):
+        return None
+    return sp.expand(-sign * form.without(atom).expression())
 
 
 def _is_integer(e: sp.Expr) -> bool:

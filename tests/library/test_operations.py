@@ -1,0 +1,49 @@
+"""Every operation of the library's shapes, convolutions, pooling, normalisation, attention and graphs: one table.
+
+Values and gradients are PyTorch's, in float64 to 1e-8 of the greatest element, with sizes and attributes drawn; second
+derivatives too; what is derived costs a constant times what it is derived from.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("torch")
+
+from chainrule.lang import library
+from tests.library import rows_images, rows_layers, rows_shapes
+from tests.library.oracle import check, check_twice
+
+ROWS = {**rows_shapes.ROWS, **rows_images.ROWS, **rows_layers.ROWS}
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(data=st.data(), seed=st.integers(0, 99))
+def test_values_and_gradients_are_those_of_pytorch(name, data, seed):
+    check(ROWS[name](data.draw), seed)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+@settings(max_examples=1, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_second_derivatives_are_those_of_pytorch(name, data):
+    case = ROWS[name](data.draw)
+    if case.twice:
+        check_twice(case, 0)
+
+
+FILES = ("attention", "convolutions", "graphs", "layers", "normalisation", "pooling", "shapes")
+ELSEWHERE = {"linear", "embedding"}  # in tests/derive/test_library_gradients.py
+
+
+def test_every_definition_of_these_files_has_a_row():
+    files = {f"library/{name}.graph" for name in FILES}
+    names = {name for name, (file, _, _) in library().places.items() if file in files}
+    called = {word for name in ROWS for word in re.findall(r"\w+", name)}
+    inside = {"convolve1d", "convolve3d", "spread1d", "spread2d"}  # called by the layers of that name
+    assert names <= called | ELSEWHERE | inside
