@@ -88,6 +88,10 @@ def native_batch_norm(w: Page, x: Value, weight: Any, bias: Any, running_mean: A
     return scaled(w, y, weight, bias, lambda i: (i[1],)), w((0,), lambda i: "0"), w((0,), lambda i: "0")
 
 
+def native_batch_norm_legit(w: Page, x: Value, weight: Any, bias: Any, *rest: Any) -> Any:
+    return native_batch_norm(w, x, weight, bias, *((None, None) if len(rest) == 3 else ()), *rest)
+
+
 def instance_norm(w: Page, x: Value, running_mean: Any = None, running_var: Any = None, weight: Any = None,
                   bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Value:
     y = centred(w, x, range(2, x.rank), eps)[0] if use_input_stats else by_stored(w, x, running_mean, running_var, eps)
@@ -113,9 +117,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "native_group_norm": native_group_norm,
     "nn.functional.batch_norm": batch_norm,
     "native_batch_norm": native_batch_norm,
-    "_native_batch_norm_legit": native_batch_norm,
-    "_batch_norm_with_update": lambda w, x, a, b, m, v, momentum, eps: native_batch_norm(
-        w, x, a, b, m, v, True, momentum, eps),
+    "_native_batch_norm_legit": native_batch_norm_legit,
     "nn.functional.instance_norm": instance_norm,
     "nn.functional.local_response_norm": local_response_norm,
 }

@@ -83,13 +83,15 @@ class Page:
         return value
 
     def __call__(
-        self, shape: Iterable[int], body: Callable[[tuple[str, ...]], str], *, dtype: str = "float", where: str = ""
+        self, shape: Iterable[int], body: Callable[[tuple[str, ...]], str], *, dtype: str = "float", where: str = "",
+        stop: bool = False,
     ) -> Value:
         shape = tuple(shape)
         value = Value(f"y{len(self.statements)}", shape, dtype)
         indices = names("i", len(shape))
         left = f"{value.name}[{ranges(indices, shape)}]" if shape else value.name
         text = f"{left} : {dtype} = {body(indices)}" if dtype != "float" else f"{left} = {body(indices)}"
+        text = f"stop {text}" if stop else text
         self.statements.append(text + (f" where {where}" if where else ""))
         return value
 

@@ -53,7 +53,8 @@ def row(entry: Entry) -> str:
     if entry.wrong:
         notes.append(f"{len(entry.wrong)} wrong")
     text = "; ".join(notes).replace("|", "\\|").replace("\n", " ")
-    shown = f"| {entry.samples} | {entry.agreed} | {entry.twice} |" if entry.samples else "| | | |"
+    of = f"{entry.samples}" if entry.samples == entry.drawn else f"{entry.samples} of {entry.drawn}"
+    shown = f"| {of} | {entry.agreed} | {entry.twice} |" if entry.samples else "| | | |"
     return f"| `{entry.name}` | {entry.status} {shown} {text} |"
 
 
@@ -61,6 +62,7 @@ def data(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "status": entry.status,
+        "drawn": entry.drawn,
         "samples": entry.samples,
         "agreed": entry.agreed,
         "twice": entry.twice,
