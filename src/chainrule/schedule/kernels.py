@@ -46,6 +46,9 @@ second-level cache, and of one whose operand is farther away."""
 
 FAR_BYTES = 1 << 20
 
+SHARES = 16
+"""Blocks of a long product are longer than that, for each packs the other operand anew, while there are so many."""
+
 BLOCK_BYTES = 1 << 18
 """What the temporaries of a block may take: they should stay in the second-level cache."""
 
@@ -296,6 +299,9 @@ class Planner:
         beside = self.sizes.points(i.extent for i in mine if i.symbol != symbol)  # of what one index gives
         rows = TILE_ROWS
         if mine is not contraction.inner:
+            extent = next(i.extent for i in mine if i.symbol == symbol)
+            if extent.is_Integer:
+                rows = min(max(rows, int(extent) * beside // SHARES), FAR_ROWS)
             rest = (i.extent for group in groups if group is not mine for i in group)
             rows = FAR_ROWS if bytes_of(DType.FLOAT) * self.sizes.points(rest) > FAR_BYTES else rows
         return -(-rows // max(1, beside))
