@@ -13,6 +13,7 @@ from typing import assert_never
 
 from chainrule import executable as ex
 from chainrule.codegen import functions, gamma, vector
+from chainrule.codegen.collapse import collapsed
 from chainrule.codegen.contraction import Epilogue, write_product
 from chainrule.codegen.epilogue import arranged, is_alone
 from chainrule.codegen.expressions import Symbol
@@ -167,6 +168,8 @@ def write_leaves(body: tuple[Leaf, ...], w: Writer) -> None:
 
 def _write_loop(loop: Loop, w: Writer) -> None:
     nest = nest_of(loop)
+    if (whole := collapsed(nest, w)) is not None:
+        loop, nest = whole, [whole]
     if len(w.open) + height(loop) > DEEPEST and len(nest) > 1:
         with w.collapsed([n.range for n in nest]):
             write_leaves(nest[-1].body, w)

@@ -163,6 +163,8 @@ class Writer:
             panel, first = self.moved[access.tensor]
             access = Access(panel, tuple(i - f for i, f in zip(access.indices, first, strict=True)))
         indices = ", ".join(self.integer(i, slots) for i in access.indices)
+        if len(access.indices) < len(self.buffer(access.tensor).shape):
+            return f"{self.call('flat')}({self.view(access.tensor)})[{indices}]"
         return f"{self.view(access.tensor)}[{indices or '()'}]"
 
     # Ranges.

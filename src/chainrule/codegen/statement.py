@@ -95,6 +95,8 @@ def _read(access: Access, always: bool, slots: Mapping[sp.Symbol, Symbol], w: Wr
 
 def _bounds(access: Access, buffer: Buffer, slots: Mapping[sp.Symbol, Symbol], w: Writer) -> str:
     """The condition that the access is inside its buffer, as far as the loops do not show it."""
+    if len(access.indices) < len(buffer.shape):
+        return ""  # a flat position, in a loop over all elements
     conditions: list[sp.Basic] = []
     for index, extent in zip(access.indices, buffer.shape, strict=True):
         above, below = w.is_inside(index, extent, buffer)

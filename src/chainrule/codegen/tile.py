@@ -17,7 +17,7 @@ from chainrule.codegen.lowering import LLVM, Traced, declare, lowered, splat
 from chainrule.codegen.memory import I32, I64, data, is_place, lane_mask, literals, read, write
 from chainrule.codegen.view import View
 
-__all__ = ["add_tile", "element", "gemm", "load_tile", "rank1", "rank1_part", "store_tile", "tile", "transpose"]
+__all__ = ["add_tile", "element", "flat", "gemm", "load_tile", "rank1", "rank1_part", "store_tile", "tile", "transpose"]
 
 Numbers = np.ndarray[Any, Any]
 
@@ -27,6 +27,11 @@ Numbers = np.ndarray[Any, Any]
 def element(view: Numbers, at: int) -> Any:
     """The element at a flat position."""
     return view.reshape(-1)[at]
+
+
+def flat(view: Numbers) -> Numbers:
+    """The same elements under one index, their flat position."""
+    return view.reshape(-1)
 
 
 def tile(view: Numbers, rows: int, vectors: int, lanes: int) -> Numbers:
@@ -303,6 +308,12 @@ lowered(
         sig.return_type,
         builder.gep(data(context, builder, sig.args[0], args[0]), [args[1]], inbounds=True),
     ),
+)
+
+lowered(
+    flat,
+    lambda view: (view, view) if isinstance(view, View) else None,
+    lambda context, builder, sig, args: args[0],  # of a view, one integer is the flat position
 )
 
 # Code: OpenBLAS

@@ -37,13 +37,25 @@ from chainrule.codegen.memory import (
     vector_pointer,
     write,
 )
-from chainrule.codegen.tile import add_tile, element, gemm, load_tile, rank1, rank1_part, store_tile, tile, transpose
+from chainrule.codegen.tile import (
+    add_tile,
+    element,
+    flat,
+    gemm,
+    load_tile,
+    rank1,
+    rank1_part,
+    store_tile,
+    tile,
+    transpose,
+)
 from chainrule.codegen.view import View, flat_position
 
 __all__ = [
     "add_tile",
     "broadcast",
     "element",
+    "flat",
     "gemm",
     "greatest",
     "load",
