@@ -28,6 +28,7 @@ from chainrule.optimize import (
     expand_reductions,
     inline,
     output_form,
+    settle,
     simplify,
     specialize,
     stabilize,
@@ -63,6 +64,7 @@ IMPROVE: tuple[Pass, ...] = (
     simplify,
     contract,
     cse,
+    settle,
     drop_dead,
     drop_unread_inputs,
 )

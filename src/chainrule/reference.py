@@ -45,7 +45,11 @@ def evaluate(
     result = given(graph, values, sizes, step, dtype)
     for nodes in graph.components:
         first = nodes[0]
-        if isinstance(first, Primitive):
+        fixed = [node for node in nodes if isinstance(node, Primitive) and node.kind == "fixed_point"]
+        if fixed:
+            formulas = [node for node in nodes if isinstance(node, Formula)]
+            result |= evaluate_fixed_point(fixed[0], formulas, result, sizes, training=training, dtype=dtype)
+        elif isinstance(first, Primitive):
             result[first.out] = evaluate_primitive(first, values, sizes, seed, step, dtype)
         elif not graph.is_recurrent(first.out):
             result[first.out] = evaluate_formula(first, result, sizes, training=training, dtype=dtype)
@@ -77,6 +81,36 @@ def evaluate_recurrence(
         if all(np.array_equal(before[name], found[name], equal_nan=True) for name in found):
             return found
     raise ChainruleError(f"{', '.join(found)} read each other in a circle that has no start")
+
+
+def evaluate_fixed_point(
+    z: Primitive,
+    formulas: Sequence[Formula],
+    values: Mapping[str, Array],
+    sizes: Sizes,
+    *,
+    training: bool = True,
+    dtype: type[np.floating[Any]] = np.float64,
+) -> dict[str, Array]:
+    """The tensors of a circle through the fixed point `z`, by doing it again and again under its limits."""
+    known = {**values, z.out: np.full(shape_of(z.shape, sizes), z.start, numpy_dtype(z.dtype, dtype))}
+
+    def once() -> Array:
+        left = list(formulas)
+        while left:  # each when all that it reads is new
+            waiting = {f.out for f in left}
+            f = next(f for f in left if waiting.isdisjoint(f.tensors))
+            known[f.out] = evaluate_formula(f, known, sizes, training=training, dtype=dtype)
+            left.remove(f)
+        return known[z.reads[0]]
+
+    for _ in range(z.steps):
+        before, known[z.out] = known[z.out], once()
+        change, size = (np.max(np.abs(a), initial=0) for a in (known[z.out] - before, known[z.out]))
+        if change <= z.within * (1 + size):
+            break
+    once()
+    return {name: known[name] for name in (z.out, *(f.out for f in formulas))}
 
 
 def updated(graph: Graph, result: Mapping[str, Array]) -> dict[str, Array]:

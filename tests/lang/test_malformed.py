@@ -140,7 +140,7 @@ STATEMENTS = [
     ("h[i < n] = h[i - 1] + x[i, 0]", "axis 1 of h is read at i - 1, which could be negative"),
     ("h[i < n] = g[i; 0]\ng[i < n] = h[i; 0] + x[i, 0]", "is read at the place that it is computed at"),
     ("y = z + x\nz = x", "'z' is read before it is defined"),
-    ("fixed_point z[i] from 0 within 1 steps 2:\n    z[i] = x[i, 0]", "fixed_point is not yet elaborated"),
+    ("fixed_point z[i < n] from 0 within 1 steps 2:\n    z[i] = x[i, 0]", "'z' does not depend on itself"),
     ("y = x\n  z = x", "this line is indented"),
     ("y = x\n        z = x", "this line is indented"),
     ("y =\tx", "a tab outside a comment"),

@@ -71,8 +71,3 @@ def test_a_laws_arguments_may_be_tensors_but_not_depend_on_parameters():
     graph(model("random k[i, j] ~ bernoulli(1 / (1 + exp(-x[i, j])))\ny = mean(k)"))
     found = error(model("param p[4] ~ zeros\nrandom k[i < n, j] ~ bernoulli(p[j])"))
     assert "may not depend on parameters" in str(found)
-
-
-def test_fixed_points_say_that_they_are_not_yet_there():
-    text = model("fixed_point z[i, k] from 0 within 1e-5 steps 50:\n    z[i, k] = x[i, k]")
-    assert "not yet" in str(error(text))

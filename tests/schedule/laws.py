@@ -36,10 +36,11 @@ def assert_law(
     program: Program | None = None,
     blocks: Callable[[range], Iterable[int]] = iter,
     seed: int = 0,
+    values: dict[str, np.ndarray] | None = None,
 ) -> Program:
     """interpret(schedule(graph)) == evaluate(graph), for outputs and updated stores."""
     program = schedule(graph, training=True, sizes=hint) if program is None else program
-    values = values_of(graph, sizes, seed)
+    values = values_of(graph, sizes, seed) if values is None else values
     expected = reference.evaluate(graph, values)
     found = interpret(program, values, sizes, blocks)
     wanted: list[tuple[str, Any]] = [(name, expected[name]) for name in graph.outputs if name not in values]

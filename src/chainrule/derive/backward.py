@@ -14,13 +14,15 @@ from functools import lru_cache
 import networkx as nx
 import sympy as sp
 
+from chainrule.derive.primitives import adjoint
 from chainrule.derive.support import EVERYWHERE, Hazards, Support, hazards, supports
 from chainrule.derive.vjp import fresh_axes, other_terms, vjp
 from chainrule.errors import ChainruleError, nearest
 from chainrule.ir.calculus import derivative
 from chainrule.ir.expression import slot
 from chainrule.ir.formula import Access, DType, Formula, Origin, Reduce
-from chainrule.ir.graph import Graph, Tensor
+from chainrule.ir.graph import Graph, Node, Tensor
+from chainrule.ir.primitive import Primitive
 from chainrule.ir.rename import amend, canonical, fresh_name, rename, show_names
 from chainrule.ir.trace import Step
 
@@ -41,7 +43,7 @@ class _Work:
     graph: Graph
     active: frozenset[str]
     taken: set[str]
-    formulas: list[Formula] = field(default_factory=list)
+    formulas: list[Node] = field(default_factory=list)
     trace: list[Step] = field(default_factory=list)
     sent: dict[str, list[Formula | str]] = field(default_factory=dict)
     cotangents: dict[str, str] = field(default_factory=dict)
@@ -75,18 +77,34 @@ def backward(graph: Graph, of: str | Mapping[str, str], wrt: Sequence[str]) -> D
         if name in work.active:
             work.sent[name] = [_one(work, graph.tensors[name]) if seed is None else seed]
     for nodes in reversed(graph.components):
-        active = [node for node in reversed(nodes) if node.out in work.active and isinstance(node, Formula)]
+        active = [node for node in reversed(nodes) if node.out in work.active]
         # the cotangents of a recurrence read each other: they need their names before they are sent anything
         promised = {f.out: work.name(f"{f.out}_bar") for f in active if graph.is_recurrent(f.out)}
+        again = _circles(work, active, promised)
         for f in active:
+            if not isinstance(f, Formula):
+                continue
             y_bar = promised.get(f.out) or _accumulate(work, f.out)
             if y_bar is not None and not f.stop:
                 _send(work, f, y_bar)
         for name, x_bar in promised.items():
-            work.cotangents[name] = _total(work, name, x_bar, work.sent.pop(name, []))
+            work.cotangents[name] = x_bar
+            _total(work, name, again.get(name, x_bar), work.sent.pop(name, []))
     gradients = {name: _gradient(work, name) for name in wrt}
     joint = replace(graph, nodes=(*graph.nodes, *work.formulas))
     return Derivation(joint, gradients, tuple(work.trace))
+
+
+def _circles(work: _Work, active: Sequence[Node], promised: Mapping[str, str]) -> dict[str, str]:
+    """The adjoint of each fixed point, and what the sum of all that reaches it, which closes its circle, is called."""
+    again: dict[str, str] = {}
+    for node in active:
+        if isinstance(node, Primitive) and node.kind == "fixed_point":
+            u = promised[node.out]
+            again[node.out] = work.name(f"{u}.next")
+            work.formulas.append(adjoint(node, u, again[node.out]))
+            work.sent.setdefault(node.reads[0], []).append(u)
+    return again
 
 
 def _check(graph: Graph, seeds: Mapping[str, str | None], wrt: Sequence[str]) -> None:
@@ -112,6 +130,8 @@ def _active(graph: Graph, seeds: Mapping[str, str | None], wrt: Sequence[str]) -
             for k, read in enumerate(node.reads):
                 if graph.tensors[read.tensor].dtype is DType.FLOAT and derivative(node.body, slot(k)) != 0:
                     paths.add_edge(read.tensor, node.out)
+        elif isinstance(node, Primitive) and node.kind == "fixed_point":
+            paths.add_edge(node.reads[0], node.out)
     down = set(wrt).union(*(nx.descendants(paths, name) for name in wrt))
     up = set(seeds).union(*(nx.ancestors(paths, name) for name in seeds))
     return frozenset(down & up)
@@ -210,8 +230,12 @@ def _total(work: _Work, name: str, promised: str | None, sent: Sequence[Formula 
         reads=tuple(Access(part, places) for part in parts),
         origin=_accumulated(work, name) if parts else Origin(formula=name, rule="zero"),
     )
-    work.add("accumulate" if parts else "zero", tuple(f for f in work.formulas if f.out in parts), total)
+    work.add("accumulate" if parts else "zero", _named(work, parts), total)
     return x_bar
+
+
+def _named(work: _Work, names: Sequence[str]) -> tuple[Formula, ...]:
+    return tuple(f for f in work.formulas if isinstance(f, Formula) and f.out in names)
 
 
 def _primal(graph: Graph, derived: Formula) -> Formula:

@@ -54,6 +54,8 @@ def supports(graph: Graph, active: frozenset[str], seeds: frozenset[str]) -> dic
 def _of_readers(name: str, graph: Graph, active: frozenset[str], found: Mapping[str, Support]) -> Support:
     total = Support(sp.S.Zero)
     for g in graph.readers[name]:
+        if g.out in active and not isinstance(g, Formula):
+            return EVERYWHERE
         if g.out not in active or not isinstance(g, Formula) or g.stop:
             continue
         for k, read in enumerate(g.reads):

@@ -2,6 +2,10 @@
 
 ``uniform``: independent draws from the uniform law on (0, 1), a tensor without storage: a read computes it from a
 counter. Other laws are formulas over it (``library/random.graph``). No gradient flows through it.
+``fixed_point``: the z with z = reads[0], where the formulas of reads[0] read z itself: a circle of the graph. It is
+iterated from `start`, at most `steps` times, until max|Δ| ≤ within · (1 + max|z|). Its rule: the cotangent u of z is a
+fixed point too, u = z_bar + Jᵀu, which is what reverse mode around the circle says (`derive.backward`); before it
+runs, `optimize.settle` writes the iteration as a recurrence along its steps.
 ``gradient``: of reads[0], of rank 0, with respect to reads[1]; `derive.expand_gradient` puts its formulas in place.
 """
 
@@ -13,7 +17,7 @@ from typing import Literal
 
 from chainrule.ir.formula import DType, Extent, Origin
 
-Kind = Literal["uniform", "gradient"]
+Kind = Literal["uniform", "gradient", "fixed_point"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,9 @@ class Primitive:
     key: str = ""
     dtype: DType = DType.FLOAT
     bound: Extent | None = None
+    start: float = 0.0
+    within: float = 0.0
+    steps: int = 0
     origin: Origin = field(default=Origin(), compare=False)
 
     @property

@@ -258,7 +258,11 @@ class Builder(Transformer_NonRecursive):  # type: ignore[type-arg]
         return self.statement(s.OutputStatement(names, self.at(meta)), meta)
 
     def fixed_point(self, meta: Any, c: list[Any]) -> s.FixedPoint:
-        return self.statement(s.FixedPoint(c[0], self.at(meta)), meta)
+        span = self.source.span(meta.line, meta.column, meta.line, meta.column + len("fixed_point"))
+        return self.statement(s.FixedPoint(c[0], c[1], c[2], c[3], c[4], None, span), meta)
+
+    def fixed_point_of(self, meta: Any, c: list[Any]) -> s.FixedPoint:
+        return self.statement(s.FixedPoint(c[0], c[2], c[3], c[4], (), str(c[1]), self.at(meta)), meta)
 
     # ------------------------------------------------------------ definitions
 

@@ -62,6 +62,8 @@ class _Counter:
                 elif (number := _known(value, known)) is not None:
                     known[name] = number
                 return 0
+            case s.FixedPoint(_, _, _, _, body):
+                return 4 + self.body(body, known, instances, depth)
             case s.RepeatStatement(count, index, body):
                 turns = _known(count, known)
                 if index is not None:

@@ -18,6 +18,7 @@ from chainrule.lang.draft import Instance, Scope
 from chainrule.lang.draws import draw
 from chainrule.lang.equation import copy, equation
 from chainrule.lang.expressions import Given, argument_names, norm
+from chainrule.lang.fixed_point import fixed_point
 from chainrule.lang.ranges import reads_in
 
 CALLS = 40  # a call in a call in a call …; a model of real layers needs some 5
@@ -53,7 +54,7 @@ def _run(scope: Scope, statements: tuple[s.Statement, ...], out: str | None) -> 
             case s.LetStatement():
                 let(scope, statement)
             case s.FixedPoint():
-                raise SourceError(statement.span, "fixed_point is not yet elaborated", (), "unroll it with repeat")
+                value = fixed_point(scope, statement, out if k == last else None, _run)
             case _:
                 declarations.declare(scope, statement)
         if k == circle and len(scope.draft.nodes) > first:
@@ -66,7 +67,7 @@ def definitions(statements: tuple[s.Statement, ...]) -> list[tuple[str, Span]]:
     found: list[tuple[str, Span]] = []
     for statement in statements:
         match statement:
-            case s.Define(left) | s.RandomStatement(left):
+            case s.Define(left) | s.RandomStatement(left) | s.FixedPoint(left):
                 found.append((left.name, left.span))
             case s.RepeatStatement(_, _, body):
                 found.extend(definitions(body))
@@ -78,7 +79,7 @@ def definitions(statements: tuple[s.Statement, ...]) -> list[tuple[str, Span]]:
 def _defines(statement: s.Statement) -> bool:
     if isinstance(statement, s.RepeatStatement):
         return any(_defines(inner) for inner in statement.body)
-    return isinstance(statement, s.Define)
+    return isinstance(statement, s.Define | s.FixedPoint)
 
 
 def _mentions(statement: s.Statement, name: str) -> bool:
@@ -88,7 +89,7 @@ def _mentions(statement: s.Statement, name: str) -> bool:
             return any(name in reads_in(e) for e in found)
         case s.RandomStatement(_, law):
             return name in reads_in(law)
-        case s.RepeatStatement(_, _, body):
+        case s.RepeatStatement(_, _, body) | s.FixedPoint(_, _, _, _, body):
             return any(_mentions(inner, name) for inner in body)
         case s.OutputStatement(names):
             return any(n.path == name for n in names)

@@ -39,7 +39,9 @@ def _lines(graph: Graph) -> Iterator[str]:
 
 
 def _stops(node: Node) -> bool:
-    return (isinstance(node, Primitive) and node.kind == "uniform") or (isinstance(node, Formula) and node.stop)
+    if isinstance(node, Primitive):
+        return node.kind in ("uniform", "fixed_point")
+    return node.stop
 
 
 def _dim(dim: Dim) -> str:
@@ -92,5 +94,8 @@ def _node(node: Node) -> str:
         return f"{node.out} = gradient({', '.join(node.reads)})"
     axes = ", ".join(f"i{k} < {_size(n)}" for k, n in enumerate(node.shape))
     left = f"{node.out}[{axes}]" if node.shape else node.out
+    if node.kind == "fixed_point":
+        limits = f"from {_number(node.start)} within {_number(node.within)} steps {node.steps}"
+        return f"fixed_point {left} = {node.reads[0]} {limits}"
     key = "" if node.key == node.out else f"(key = {node.key})"
     return f"random {left} ~ {node.kind}{key}"

@@ -277,9 +277,15 @@ class OutputStatement:
 
 @dataclass(frozen=True)
 class FixedPoint:
-    """Read, so that it can be refused with its place: it comes with the architectures that need it."""
+    """``fixed_point left from start within tolerance steps count:`` and what z is once more; or, as it is printed,
+    ``fixed_point left = value …``, with the name of the tensor that is z once more and stands below."""
 
     left: Left
+    start: Expression
+    within: Expression
+    steps: Expression
+    body: tuple[Statement, ...]
+    value: str | None
     span: Span
 
 
