@@ -207,9 +207,10 @@ def softmax(kind: str) -> Callable[..., Any]:
 def safe_softmax(w: Page, x: Value, dim: int, dtype: Any = None) -> Value:
     """Rows of -inf are 0: what is -inf counts for nothing."""
     d, r = x.dim(dim), f"r < {x.shape[x.dim(dim)]}"
-    seen = lambda i: x[swap(i, d, "r")]  # noqa: E731
-    return w(x.shape, lambda i: f"if {x[i]} == -inf then 0 else exp({x[i]} - max[{r}] {seen(i)}) / "
-             f"sum[{r}] exp({seen(i)} - max[s < {x.shape[d]}] {x[swap(i, d, 's')]})")
+    e = lambda i: f"exp({x[i]} - {top[swap(i, d, '0')]})"  # noqa: E731
+    top = w(swap(x.shape, d, 1), lambda i: f"max[{r}] {x[swap(i, d, 'r')]}", stop=True)
+    s = w(swap(x.shape, d, 1), lambda i: f"sum[{r} where {x[swap(i, d, 'r')]} > -inf] {e(swap(i, d, 'r'))}")
+    return w(x.shape, lambda i: f"if {x[i]} == -inf then 0 else {e(i)} / {s[swap(i, d, '0')]}")
 
 
 def softmax_backward(w: Page, g: Value, y: Value, dim: int, dtype: Any) -> Value:

@@ -240,6 +240,8 @@ def split(a: sp.Expr, q: sp.Expr) -> tuple[sp.Expr, sp.Expr]:
 
 def is_true(c: sp.Basic, facts: Facts) -> bool:
     """The condition holds at every point; False: not proved."""
+    if any(is_slot(s) and not s.is_integer for s in c.free_symbols):
+        return False  # a float may be NaN, which is not even equal to itself
     match c:
         case sp.Ge():
             return facts.is_nonnegative(sp.expand(c.lhs - c.rhs))

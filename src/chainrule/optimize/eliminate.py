@@ -91,10 +91,21 @@ class _System:
         integer = [c for c in f.where if isinstance(c, sp.Eq) and all(_is_integer(side) for side in c.args)]
         others = [c for c in f.where if c not in integer]
         sides = [(c.lhs, c.rhs) for c in integer]
-        # where α(o) == p, a read at α(o) is a read at p
-        axes = {a.symbol for a in f.axes}
+        # where α(o) == p, a read at α(o) is a read at p; of an axis that p may leave only α says that it is inside
+        axes = {a.symbol: a.extent for a in f.axes}
         same = {a: p for a, p in sides if p in axes and not a.is_Symbol}
-        reads = [replace(r, indices=tuple(same.get(i, i) for i in r.indices)) for r in f.reads]
+
+        def at(read: Access) -> Access:
+            tensor = tensors.get(read.tensor)
+            if tensor is None:
+                return read
+            moved = ((same.get(i, i), n) for i, n in zip(read.indices, tensor.shape, strict=True))
+            return replace(
+                read,
+                indices=tuple(m if axes.get(m) == n else i for i, (m, n) in zip(read.indices, moved, strict=True)),
+            )
+
+        reads = [at(r) for r in f.reads]
         return _System(f, tensors, dims, list(f.over), f.body, reads, sides, others)
 
     @property
