@@ -10,19 +10,21 @@ LIBRARY = {
     "var": Row("x[n, k]", "var(x)", lambda x: torch.var(x, -1), {"n": 1, "k": 2}),
     "std": Row("x[n, k]", "std(x, correction = 0)", lambda x: torch.std(x, -1, correction=0), {"n": 1, "k": 2}),
     "p_norm": Row("x[n, k]", "p_norm(x)", lambda x: torch.linalg.vector_norm(x, 2, -1)),
-    "normalize": Row("x[n, k]", "normalize(x)", lambda x: torch.nn.functional.normalize(x, dim=-1)),
     "count_nonzero": Row("x[n, k]", "float(count_nonzero(x))", lambda x: (x != 0).double().sum(-1) + 0 * x.sum(-1)),
-    "cumsum": Row("x[n, k]", "cumsum(x)", lambda x: torch.cumsum(x, -1)),
-    "cumprod": Row("x[n, k]", "cumprod(x)", lambda x: torch.cumprod(x, -1)),
-    "cummax": Row("x[n, k]", "cummax(x)", lambda x: torch.cummax(x, -1).values),
-    "cummin": Row("x[n, k]", "cummin(x)", lambda x: torch.cummin(x, -1).values),
-    "logcumsumexp": Row("x[n, k]", "logcumsumexp(x)", lambda x: torch.logcumsumexp(x, -1)),
+    "cumulative_max": Row("x[n, k]", "cumulative_max(x)", lambda x: torch.cummax(x, -1).values),
+    "cumulative_min": Row("x[n, k]", "cumulative_min(x)", lambda x: torch.cummin(x, -1).values),
+    "cumulative_logsumexp": Row("x[n, k]", "cumulative_logsumexp(x)", lambda x: torch.logcumsumexp(x, -1)),
     "cov": Row("x[n, k]", "cov(x)", lambda x: torch.cov(x.T).reshape(x.shape[1], -1), {"n": 2, "k": 1}),
     "corrcoef": Row("x[n, k]", "corrcoef(x)", lambda x: torch.corrcoef(x.T).reshape(x.shape[1], -1), {"n": 3, "k": 1}),
     "trapezoid": Row("x[n, k]", "trapezoid(x, dx = 0.5)", lambda x: torch.trapezoid(x, dx=0.5, dim=-1), LAST),
 }
 
-SETTINGS = {
+RECURRENT = {
+    "cumulative_sum": Row("x[n, k]", "cumulative_sum(x)", lambda x: torch.cumsum(x, -1)),
+    "cumulative_product": Row("x[n, k]", "cumulative_product(x)", lambda x: torch.cumprod(x, -1)),
+}
+
+SETTINGS = RECURRENT | {
     f"p_norm {p}": Row("x[n, k]", f"p_norm(x, p = {p})", lambda x, p=p: torch.linalg.vector_norm(x, float(p), -1),
                        {"k": 1}, {"x": far})
     for p in ("0", "1", "1.5", "3", "inf")
