@@ -17,6 +17,7 @@ from chainrule.optimize import (
     contract,
     cse,
     drop_dead,
+    drop_unread_inputs,
     eliminate,
     expand_reductions,
     inline,
@@ -307,3 +308,12 @@ def test_origins_survive_and_name_the_rule():
     origin = g.producers["x_bar"].origin
     assert (origin.rule, origin.formula, origin.layer) == ("vjp", "y", "h")
     assert own == {"y", "loss"}
+
+
+def test_a_dim_goes_with_the_last_input_that_shows_it():
+    g = drop_unread_inputs(graph(formula("a", "i<3", x0, Z[i]), inputs="x N, z 3"))
+    assert [t.name for t in g.inputs] == ["z"]
+    assert g.dims == ()
+    sized = drop_unread_inputs(graph(formula("a", "i<N", x0, Z[0]), inputs="x N, z 3"))
+    assert [t.name for t in sized.inputs] == ["x", "z"]
+    assert [d.name for d in sized.dims] == ["N"]

@@ -34,6 +34,8 @@ def drop_dead(graph: Graph) -> Graph:
 def drop_unread_inputs(graph: Graph) -> Graph:
     """Leave out the inputs that no node reads and no root is, but for those that alone show the size of a dim.
 
+    A dim that then stands nowhere is left out too: nothing would say how large it is.
+
     input x[batch, 64]                        input x[batch, 64]
     input label[batch]                        y[b] = sum[i] x[b, i]     (batch is bound by x)
     y[b] = sum[i] x[b, i]              ->
@@ -46,9 +48,11 @@ def drop_unread_inputs(graph: Graph) -> Graph:
         if unbound & _bound([tensor]) and tensor not in kept:
             kept.append(tensor)
             unbound -= _bound([tensor])
-    return (
-        graph if len(kept) == len(graph.inputs) else replace(graph, inputs=tuple(t for t in graph.inputs if t in kept))
-    )
+    if len(kept) == len(graph.inputs):
+        return graph
+    shown = _sizes(graph) | _bound(kept)
+    dims = tuple(d for d in graph.dims if d.definition is not None or dim_symbol(d.name) in shown)
+    return replace(graph, inputs=tuple(t for t in graph.inputs if t in kept), dims=dims)
 
 
 def _sizes(graph: Graph) -> set[sp.Symbol]:
