@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainrule.errors import SourceError
-from chainrule.train.recipe import Recipe, Schedule, beside, factor, parse, settled
+from chainrule.train.recipe import Draw, Quick, Recipe, Schedule, beside, factor, parse, settled, shortened
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
 
@@ -23,8 +23,9 @@ def test_the_recipe_beside_a_model_is_its_own():
 
 @pytest.mark.parametrize("path", sorted(GRAPHS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_of_the_repository_parses_and_has_a_goal(path):
-    assert beside(path).goal is not None
-    assert path.with_suffix(".graph").is_file()
+    recipe = beside(path)
+    assert recipe.goal is not None
+    assert (path.parent / (recipe.model or path.with_suffix(".graph").name)).is_file()
 
 
 def test_an_unknown_key_is_answered_with_the_nearest_at_its_line():
@@ -47,6 +48,12 @@ def test_an_unknown_key_is_answered_with_the_nearest_at_its_line():
         ("[schedule]\nwarmpu = 0.1", "2:1: a schedule has no key 'warmpu'"),
         ("[schedule]\nwarmup = 2.0", "2:1: warmup: expected float <= 1.0"),
         ("[settings]\ndecay = 'x'", "1:2: settings: expected float, found str"),
+        ("\n[samples.a]\nkind = 'pictures'\noutput = ['x']", "4:1: a draw has no key 'output'"),
+        ("[samples.a]\nkind = 'film'\noutputs = ['x']", "2:1: kind: invalid enum value 'film'"),
+        ("[samples.a]\nkind = 'text'\noutputs = 'x'", "3:1: outputs: expected array, found str"),
+        ("[quick]\nlimits = 3", "2:1: a quick has no key 'limits'"),
+        ("seeds = 0", "1:1: seeds: expected int >= 1"),
+        ("window = '24'", "1:1: window: expected int | null, found str"),
         ("better = 'bigger'", "1:1: better: invalid enum value 'bigger'"),
         ("data = [", "no TOML: "),
         ("rate = 1\nrate = 2", "2:"),
@@ -91,7 +98,7 @@ def test_the_metric_left_open_is_the_accuracy_where_there_is_one():
 
 
 @given(
-    kind=st.sampled_from(["constant", "linear", "cosine"]),
+    kind=st.sampled_from(["constant", "linear", "cosine", "step"]),
     warmup=st.floats(0, 1),
     end=st.floats(0, 1),
     steps=st.integers(1, 300),
@@ -103,5 +110,25 @@ def test_a_schedule_rises_to_one_and_falls_to_its_end(kind, warmup, end, steps):
     warm = sum(1 for step in range(steps) if step < warmup * steps)
     assert factors[:warm] == sorted(factors[:warm])
     assert factors[warm:] == sorted(factors[warm:], reverse=True)
-    assert all(f >= end - 1e-12 for f in factors[warm:])
-    assert warm == steps or factors[warm] == pytest.approx(1, abs=1 / (steps - warm))
+    assert kind == "step" or all(f >= end - 1e-12 for f in factors[warm:])
+    assert warm == steps or kind == "step" or factors[warm] == pytest.approx(1, abs=1 / (steps - warm))
+
+
+def test_a_schedule_of_steps_falls_at_its_parts():
+    schedule = Schedule("step", at=(0.5, 0.75), factor=0.1)
+    assert [factor(schedule, step, 8) for step in range(8)] == pytest.approx([1] * 4 + [0.1] * 2 + [0.01] * 2)
+
+
+def test_a_quick_run_is_short_in_everything_that_takes_time():
+    how = Recipe(
+        epochs=30,
+        seeds=10,
+        window=256,
+        set={"hidden": 128, "depth": 2},
+        samples={"a": Draw("text", ("y",), steps=500)},
+        quick=Quick(window=16, set={"hidden": 8}),
+    )
+    short = shortened(how)
+    assert (short.epochs, short.seeds, short.limit, short.window) == (1, 2, 64, 16)
+    assert short.set == {"hidden": 8, "depth": 2}
+    assert short.samples["a"].steps == 3
