@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.conformance.elementwise import spread
 from tests.conformance.page import NotExpressible, OutOfScope, Page, Value, broadcast, names, number, ranges, swap
-from tests.conformance.shapes import copy, expand, reshape, transpose
+from tests.conformance.shapes import copy, expand, reshape
 
 Index = tuple[str, ...]
 
@@ -23,11 +23,19 @@ def matmul(w: Page, x: Value, y: Value) -> Value:
     if not a.shape[-1]:
         z = w((*lead, a.shape[-2], b.shape[-1]), lambda i: "0")
     else:
-        z = w((*lead, a.shape[-2], b.shape[-1]), lambda i: f"sum[k < {a.shape[-1]}] "
-              f"{a.wide((*i[:-1], 'k')) if a.shape[-1] > 1 else at(a, (*i[:-1], 'k'))} * "
-              f"{at(b, (*i[:-2], 'k', i[-1]))}")
-    shape = [n for k, n in enumerate(z.shape) if not (k == z.rank - 2 and x.rank == 1)
-             and not (k == z.rank - 1 and y.rank == 1)]
+        z = w(
+            (*lead, a.shape[-2], b.shape[-1]),
+            lambda i: (
+                f"sum[k < {a.shape[-1]}] "
+                f"{a.wide((*i[:-1], 'k')) if a.shape[-1] > 1 else at(a, (*i[:-1], 'k'))} * "
+                f"{at(b, (*i[:-2], 'k', i[-1]))}"
+            ),
+        )
+    shape = [
+        n
+        for k, n in enumerate(z.shape)
+        if not (k == z.rank - 2 and x.rank == 1) and not (k == z.rank - 1 and y.rank == 1)
+    ]
     return reshape(w, z, shape) if len(shape) != z.rank else z
 
 
@@ -62,8 +70,9 @@ def inner(w: Page, x: Value, y: Value) -> Value:
     if not x.rank or not y.rank:
         return spread(w, "{x} * {y}", x=x, y=y)
     n = x.rank - 1
-    return w((*x.shape[:-1], *y.shape[:-1]),
-             lambda i: f"sum[k < {x.shape[-1]}] {x[(*i[:n], 'k')]} * {y[(*i[n:], 'k')]}")
+    return w(
+        (*x.shape[:-1], *y.shape[:-1]), lambda i: f"sum[k < {x.shape[-1]}] {x[(*i[:n], 'k')]} * {y[(*i[n:], 'k')]}"
+    )
 
 
 def tensordot(w: Page, x: Value, y: Value, dims: Any = 2) -> Value:
@@ -77,9 +86,13 @@ def tensordot(w: Page, x: Value, y: Value, dims: Any = 2) -> Value:
     extents = [max(x.shape[d], y.shape[e]) for d, e in zip(a, b, strict=True)]
 
     def body(i: Index) -> str:
-        left = tuple(("0" if x.shape[d] == 1 else k[a.index(d)]) if d in a else i[free_x.index(d)] for d in range(x.rank))
-        right = tuple(("0" if y.shape[d] == 1 else k[b.index(d)]) if d in b else i[len(free_x) + free_y.index(d)]
-                      for d in range(y.rank))
+        left = tuple(
+            ("0" if x.shape[d] == 1 else k[a.index(d)]) if d in a else i[free_x.index(d)] for d in range(x.rank)
+        )
+        right = tuple(
+            ("0" if y.shape[d] == 1 else k[b.index(d)]) if d in b else i[len(free_x) + free_y.index(d)]
+            for d in range(y.rank)
+        )
         return f"sum[{ranges(k, extents)}] {x[left]} * {y[right]}"
 
     return w([*(x.shape[d] for d in free_x), *(y.shape[d] for d in free_y)], body)
@@ -91,8 +104,13 @@ def einsum(w: Page, xs: Sequence[Value], equation: str) -> Value:
     terms = left.split(",")
     rank = max((x.rank - len(t.replace("...", "")) for t, x in zip(terms, xs, strict=True) if "..." in t), default=0)
     dots = "".join(chr(ord("A") + k) for k in range(rank))
-    terms = [t.replace("...", dots[len(dots) - (x.rank - len(t.replace("...", ""))) :] if x.rank > len(
-        t.replace("...", "")) else "") for t, x in zip(terms, xs, strict=True)]
+    terms = [
+        t.replace(
+            "...",
+            dots[len(dots) - (x.rank - len(t.replace("...", ""))) :] if x.rank > len(t.replace("...", "")) else "",
+        )
+        for t, x in zip(terms, xs, strict=True)
+    ]
     if not arrow:
         letters = sorted(set("".join(terms)) - set(dots))
         right = "..." + "".join(c for c in letters if "".join(terms).count(c) == 1)
@@ -105,8 +123,10 @@ def einsum(w: Page, xs: Sequence[Value], equation: str) -> Value:
 
     def body(i: Index) -> str:
         index = {c: f"k{ord(c)}" for c in gone} | dict(zip(right, i, strict=True))
-        factors = [x[tuple("0" if n == 1 else index[c] for c, n in zip(t, x.shape, strict=True))]
-                   for t, x in zip(terms, xs, strict=True)]
+        factors = [
+            x[tuple("0" if n == 1 else index[c] for c, n in zip(t, x.shape, strict=True))]
+            for t, x in zip(terms, xs, strict=True)
+        ]
         head = f"sum[{ranges([index[c] for c in gone], [extents[c] for c in gone])}] " if gone else ""
         return head + " * ".join(factors)
 
@@ -148,8 +168,10 @@ def vecdot(w: Page, x: Value, y: Value, dim: int = -1) -> Value:
     shape = broadcast(x.shape, y.shape)
     d = dim % len(shape)
     x, y = expand(w, x, shape), expand(w, y, shape)
-    return w((*shape[:d], *shape[d + 1 :]), lambda i: f"sum[k < {shape[d]}] "
-             f"{x[(*i[:d], 'k', *i[d:])]} * {y[(*i[:d], 'k', *i[d:])]}")
+    return w(
+        (*shape[:d], *shape[d + 1 :]),
+        lambda i: f"sum[k < {shape[d]}] {x[(*i[:d], 'k', *i[d:])]} * {y[(*i[:d], 'k', *i[d:])]}",
+    )
 
 
 def vander(w: Page, x: Value, N: int | None = None) -> Value:
@@ -159,37 +181,65 @@ def vander(w: Page, x: Value, N: int | None = None) -> Value:
 
 
 def linear(w: Page, x: Value, weight: Value, bias: Any = None) -> Value:
-    b = f" + {bias['i%d' % (x.rank - 1)]}" if bias is not None and weight.rank > 1 else f" + {bias.name}" if bias is not None else ""
+    b = (
+        f" + {bias[f'i{x.rank - 1}']}"
+        if bias is not None and weight.rank > 1
+        else f" + {bias.name}"
+        if bias is not None
+        else ""
+    )
     if weight.rank == 1:
         return w(x.shape[:-1], lambda i: f"(sum[k < {weight.size}] {x[(*i, 'k')]} * {weight['k']}){b}")
-    return w((*x.shape[:-1], weight.shape[0]),
-             lambda i: f"(sum[k < {weight.shape[1]}] {x[(*i[:-1], 'k')]} * {weight[i[-1], 'k']}){b}")
+    return w(
+        (*x.shape[:-1], weight.shape[0]),
+        lambda i: f"(sum[k < {weight.shape[1]}] {x[(*i[:-1], 'k')]} * {weight[i[-1], 'k']}){b}",
+    )
 
 
 def bilinear(w: Page, x: Value, y: Value, weight: Value, bias: Any = None) -> Value:
     o, a, b = weight.shape
-    return w((*x.shape[:-1], o), lambda i: f"(sum[a < {a}, b < {b}] {x[(*i[:-1], 'a')]} * {weight[i[-1], 'a', 'b']} * "
-             f"{y[(*i[:-1], 'b')]})" + (f" + {bias[i[-1]]}" if bias is not None else ""))
+    return w(
+        (*x.shape[:-1], o),
+        lambda i: (
+            f"(sum[a < {a}, b < {b}] {x[(*i[:-1], 'a')]} * {weight[i[-1], 'a', 'b']} * "
+            f"{y[(*i[:-1], 'b')]})" + (f" + {bias[i[-1]]}" if bias is not None else "")
+        ),
+    )
 
 
-def attention(w: Page, q: Value, k: Value, v: Value, attn_mask: Any = None, dropout_p: float = 0.0,
-              is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False) -> Value:
+def attention(
+    w: Page,
+    q: Value,
+    k: Value,
+    v: Value,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Value:
     if dropout_p:
         raise OutOfScope("PyTorch's own random numbers")
     if enable_gqa:
         times = q.shape[-3] // k.shape[-3]
-        k, v = (w((*z.shape[:-3], q.shape[-3], *z.shape[-2:]), lambda i, z=z: z[(*i[:-3], f"{i[-3]} // {times}", *i[-2:])])
-                for z in (k, v))
+        k, v = (
+            w((*z.shape[:-3], q.shape[-3], *z.shape[-2:]), lambda i, z=z: z[(*i[:-3], f"{i[-3]} // {times}", *i[-2:])])
+            for z in (k, v)
+        )
     lead = broadcast(q.shape[:-2], k.shape[:-2], v.shape[:-2])
     t, s, e = q.shape[-2], k.shape[-2], q.shape[-1]
     factor = f"/ sqrt({e})" if scale is None else f"* {number(scale)}"
-    score = w((*lead, t, s), lambda i: f"(sum[e < {e}] {at(q, (*i[:-1], 'e'))} * {at(k, (*i[:-2], i[-1], 'e'))}) {factor}")
+    score = w(
+        (*lead, t, s), lambda i: f"(sum[e < {e}] {at(q, (*i[:-1], 'e'))} * {at(k, (*i[:-2], i[-1], 'e'))}) {factor}"
+    )
     if is_causal:
         score = w(score.shape, lambda i: f"if {i[-1]} > {i[-2]} then -inf else {score[i]}")
     if attn_mask is not None:
         m = attn_mask
-        score = w(score.shape, lambda i: f"if {m.wide(i)} then {score[i]} else -inf" if m.dtype == "bool"
-                  else f"{score[i]} + {m.wide(i)}")
+        score = w(
+            score.shape,
+            lambda i: f"if {m.wide(i)} then {score[i]} else -inf" if m.dtype == "bool" else f"{score[i]} + {m.wide(i)}",
+        )
     p = w(score.shape, lambda i: f"exp({score[i]}) / sum[r < {s}] exp({score[(*i[:-1], 'r')]})")
     return w((*lead, t, v.shape[-1]), lambda i: f"sum[s < {s}] {p[(*i[:-1], 's')]} * {at(v, (*i[:-2], 's', i[-1]))}")
 
@@ -217,8 +267,10 @@ def dft(w: Page, x: Value, d: int, sign: int, scale: float, outputs: int | None 
         angle = f"2 * pi * (({i[d]} * j) % {n}) / {n}"
         re, im = x[(*swap(i[:-1], d, "j"), "0")], x[(*swap(i[:-1], d, "j"), "1")]
         s = "" if sign > 0 else "-"
-        return (f"if {i[-1]} == 0 then {number(scale)} * (sum[j < {n}] ({re} * cos({angle}) - {im} * sin({s}{angle}))) "
-                f"else {number(scale)} * (sum[j < {n}] ({re} * sin({s}{angle}) + {im} * cos({angle})))")
+        return (
+            f"if {i[-1]} == 0 then {number(scale)} * (sum[j < {n}] ({re} * cos({angle}) - {im} * sin({s}{angle}))) "
+            f"else {number(scale)} * (sum[j < {n}] ({re} * sin({s}{angle}) + {im} * cos({angle})))"
+        )
 
     return w(swap(x.shape, d, m), body)
 
@@ -242,6 +294,7 @@ def axes_of(x: Value, s: Any, dim: Any, default: Any) -> tuple[list[int], list[i
 
 def fourier(sign: int, default: Any, half: bool = False) -> Callable[..., Any]:
     """fft, ifft, rfft, ihfft and their forms of more axes, of a real tensor."""
+
     def row(w: Page, x: Value, s: Any = None, dim: Any = None, norm: str | None = None, n: Any = None) -> Value:
         dims, sizes = axes_of(x, s if n is None else n, dim, default)
         for d, size in zip(dims, sizes, strict=True):
@@ -257,6 +310,7 @@ def fourier(sign: int, default: Any, half: bool = False) -> Callable[..., Any]:
 
 def hermitian(sign: int, default: Any) -> Callable[..., Any]:
     """irfft and hfft of a real tensor: the last axis is half of one whose other half mirrors it."""
+
     def row(w: Page, x: Value, s: Any = None, dim: Any = None, norm: str | None = None, n: Any = None) -> Value:
         dims, sizes = axes_of(x, s if n is None else n, dim, default)
         last = dims[-1]
@@ -273,8 +327,10 @@ def hermitian(sign: int, default: Any) -> Callable[..., Any]:
             angle = f"2 * pi * (({i[last]} * j) % {full}) / {full}"
             weight = f"(if j == 0 or 2 * j == {full} then 1 else 2)"
             re, im = z[(*swap(i, last, "j"), "0")], z[(*swap(i, last, "j"), "1")]
-            return (f"{number(scale)} * (sum[j < {full // 2 + 1}] {weight} * "
-                    f"({re} * cos({angle}) {'-' if sign > 0 else '+'} {im} * sin({angle})))")
+            return (
+                f"{number(scale)} * (sum[j < {full // 2 + 1}] {weight} * "
+                f"({re} * cos({angle}) {'-' if sign > 0 else '+'} {im} * sin({angle})))"
+            )
 
         return w(swap(x.shape, last, full), body)
 
@@ -282,8 +338,11 @@ def hermitian(sign: int, default: Any) -> Callable[..., Any]:
 
 
 def forms(name: str, make: Callable[..., Any], *rest: Any) -> dict[str, Callable[..., Any]]:
-    return {f"fft.{name}": make(*rest[:1], -1, *rest[1:]), f"fft.{name}2": make(*rest[:1], (-2, -1), *rest[1:]),
-            f"fft.{name}n": make(*rest[:1], None, *rest[1:])}
+    return {
+        f"fft.{name}": make(*rest[:1], -1, *rest[1:]),
+        f"fft.{name}2": make(*rest[:1], (-2, -1), *rest[1:]),
+        f"fft.{name}n": make(*rest[:1], None, *rest[1:]),
+    }
 
 
 ROWS: dict[str, Callable[..., Any]] = {

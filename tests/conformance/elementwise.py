@@ -185,8 +185,12 @@ def logit(w: Page, x: Value, eps: float | None = None) -> Value:
 def nan_to_num(w: Page, x: Value, nan: float = 0.0, posinf: Any = None, neginf: Any = None) -> Value:
     top = number(1.7976931348623157e308 if posinf is None else posinf)
     low = number(-1.7976931348623157e308 if neginf is None else neginf)
-    return spread(w, f"if {{x}} == inf then {top} else if {{x}} == -inf then {low} else "
-                  f"if {{x}} != {{x}} then {number(nan)} else {{x}}", x=x)
+    return spread(
+        w,
+        f"if {{x}} == inf then {top} else if {{x}} == -inf then {low} else "
+        f"if {{x}} != {{x}} then {number(nan)} else {{x}}",
+        x=x,
+    )
 
 
 def polygamma(w: Page, n: int, x: Value) -> Value:
@@ -199,7 +203,9 @@ def mvlgamma(w: Page, x: Value, p: int) -> Value:
 
 
 def round_to(w: Page, x: Value, decimals: int = 0) -> Value:
-    return spread(w, "round({x} * {p}) / {p}" if decimals >= 0 else "round({x} / {p}) * {p}", x=x, p=10 ** abs(decimals))
+    return spread(
+        w, "round({x} * {p}) / {p}" if decimals >= 0 else "round({x} / {p}) * {p}", x=x, p=10 ** abs(decimals)
+    )
 
 
 def masked_fill(w: Page, x: Value, mask: Value, value: Any) -> Value:
@@ -280,8 +286,10 @@ def complex_pair(w: Page, x: Value, y: Value) -> Value:
 
 
 def polar(w: Page, r: Value, a: Value) -> Value:
-    return w((*shape(r, a), 2), lambda i: f"{text(r, i[:-1])} * "
-             f"(if {i[-1]} == 0 then cos({text(a, i[:-1])}) else sin({text(a, i[:-1])}))")
+    return w(
+        (*shape(r, a), 2),
+        lambda i: f"{text(r, i[:-1])} * (if {i[-1]} == 0 then cos({text(a, i[:-1])}) else sin({text(a, i[:-1])}))",
+    )
 
 
 def view_as_complex(w: Page, x: Value) -> Value:

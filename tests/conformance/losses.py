@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from tests.conformance.elementwise import spread
+from tests.conformance.indexing import places
 from tests.conformance.page import OutOfScope, Page, Value, broadcast, number
 from tests.conformance.reductions import mean, norm_of, total
-from tests.conformance.shapes import places, reshape
+from tests.conformance.shapes import reshape
 
 Index = tuple[str, ...]
 
@@ -30,7 +30,9 @@ def pointwise(template: str) -> Callable[..., Any]:
 
 def smooth_l1(w: Page, x: Value, y: Value, reduction: str = "mean", beta: float = 1.0) -> Value:
     r = spread(w, "{x} - {y}", x=x, y=y)
-    e = spread(w, "if abs({x}) < {b} then {x}^2 / (2 * {b}) else abs({x}) - {b} / 2" if beta else "abs({x})", x=r, b=beta)
+    e = spread(
+        w, "if abs({x}) < {b} then {x}^2 / (2 * {b}) else abs({x}) - {b} / 2" if beta else "abs({x})", x=r, b=beta
+    )
     return reduced(w, e, reduction)
 
 
@@ -44,7 +46,9 @@ def bce(w: Page, x: Value, y: Value, weight: Any = None, reduction: str = "mean"
     return reduced(w, e if weight is None else spread(w, "{x} * {v}", x=e, v=weight), reduction)
 
 
-def bce_logits(w: Page, x: Value, y: Value, weight: Any = None, reduction: str = "mean", pos_weight: Any = None) -> Value:
+def bce_logits(
+    w: Page, x: Value, y: Value, weight: Any = None, reduction: str = "mean", pos_weight: Any = None
+) -> Value:
     p = 1 if pos_weight is None else pos_weight
     e = spread(w, "(1 - {y}) * {x} + (1 + ({p} - 1) * {y}) * softplus(-{x})", x=x, y=y, p=p)
     return reduced(w, e if weight is None else spread(w, "{x} * {v}", x=e, v=weight), reduction)
@@ -60,29 +64,42 @@ def margin_ranking(w: Page, x: Value, z: Value, y: Value, margin: float = 0.0, r
 
 
 def kl_div(w: Page, x: Value, y: Value, reduction: str = "mean", log_target: bool = False) -> Value:
-    e = spread(w, "exp({y}) * ({y} - {x})" if log_target
-               else "(if {y} == 0 then 0 else {y} * log({y})) - {y} * {x}", x=x, y=y)
+    e = spread(
+        w, "exp({y}) * ({y} - {x})" if log_target else "(if {y} == 0 then 0 else {y} * log({y})) - {y} * {x}", x=x, y=y
+    )
     if reduction == "batchmean":
         s = total(w, e) if e.rank else e
         return spread(w, "{x} / {n}", x=s, n=x.shape[0])
     return reduced(w, e, reduction)
 
 
-def poisson_nll(w: Page, x: Value, y: Value, log_input: bool = True, full: bool = False, eps: float = 1e-8,
-                reduction: str = "mean", **_: Any) -> Value:
+def poisson_nll(
+    w: Page,
+    x: Value,
+    y: Value,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+    **_: Any,
+) -> Value:
     e = spread(w, "exp({x}) - {y} * {x}" if log_input else "{x} - {y} * log({x} + {eps})", x=x, y=y, eps=eps)
     if full:
         e = spread(w, "{e} + (if {y} > 1 then {y} * log({y}) - {y} + log(2 * pi * {y}) / 2 else 0)", e=e, y=y)
     return reduced(w, e, reduction)
 
 
-def gaussian_nll(w: Page, x: Value, y: Value, var: Any, full: bool = False, eps: float = 1e-6,
-                 reduction: str = "mean") -> Value:
+def gaussian_nll(
+    w: Page, x: Value, y: Value, var: Any, full: bool = False, eps: float = 1e-6, reduction: str = "mean"
+) -> Value:
     v = var
     if isinstance(v, Value) and v.shape != x.shape and v.shape == x.shape[:-1]:
         v = reshape(w, v, (*v.shape, 1))
     if isinstance(v, Value):
-        v = w(v.shape, lambda i: f"max({v[i]}, {number(eps)})", )
+        v = w(
+            v.shape,
+            lambda i: f"max({v[i]}, {number(eps)})",
+        )
         # no gradient flows through the clamp, as PyTorch has it
     e = spread(w, "(log({v}) + ({x} - {y})^2 / {v}) / 2", x=x, y=y, v=v)
     if full:
@@ -96,8 +113,9 @@ def classes(x: Value) -> tuple[int, Callable[[Index, str], Index]]:
     return d, lambda i, c: (*i[:d], c, *i[d:])
 
 
-def nll(w: Page, x: Value, label: Value, weight: Any = None, reduction: str = "mean", ignore_index: int = -100,
-        **_: Any) -> Value:
+def nll(
+    w: Page, x: Value, label: Value, weight: Any = None, reduction: str = "mean", ignore_index: int = -100, **_: Any
+) -> Value:
     d, at = classes(x)
     n = x.shape[d]
     if not x.size:
@@ -114,8 +132,16 @@ def nll(w: Page, x: Value, label: Value, weight: Any = None, reduction: str = "m
     return reduced(w, e, reduction)
 
 
-def cross_entropy(w: Page, x: Value, y: Value, weight: Any = None, reduction: str = "mean", ignore_index: int = -100,
-                  label_smoothing: float = 0.0, **_: Any) -> Value:
+def cross_entropy(
+    w: Page,
+    x: Value,
+    y: Value,
+    weight: Any = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    **_: Any,
+) -> Value:
     d, at = classes(x)
     n = x.shape[d]
     logp = w(x.shape, lambda i: f"{x[i]} - log(sum[r < {n}] exp({x[(*i[:d], 'r', *i[d + 1 :])]}))")
@@ -136,7 +162,9 @@ def cross_entropy(w: Page, x: Value, y: Value, weight: Any = None, reduction: st
     if reduction == "mean":
         safe = w(y.shape, lambda i: f"clip({y[i]}, 0, {n - 1})", dtype=f"index {n}")
         norm = w(y.shape, lambda i: f"{shown[i]} * {each(safe[i])}")
-        smooth = spread(w, "{a} / {b}", a=total(w, smooth) if smooth.rank else smooth, b=total(w, norm) if norm.rank else norm)
+        smooth = spread(
+            w, "{a} / {b}", a=total(w, smooth) if smooth.rank else smooth, b=total(w, norm) if norm.rank else norm
+        )
     else:
         smooth = reduced(w, smooth, reduction)
     return spread(w, "{s} * {a} + {t} * {b}", s=1 - label_smoothing, a=main, t=label_smoothing, b=smooth)
@@ -152,16 +180,22 @@ def multilabel_soft_margin(w: Page, x: Value, y: Value, weight: Any = None, redu
     return reduced(w, mean(w, e, -1), reduction)
 
 
-def multi_margin(w: Page, x: Value, y: Value, p: int = 1, margin: float = 1.0, weight: Any = None,
-                 reduction: str = "mean") -> Value:
+def multi_margin(
+    w: Page, x: Value, y: Value, p: int = 1, margin: float = 1.0, weight: Any = None, reduction: str = "mean"
+) -> Value:
     rank = x.rank
     x = reshape(w, x, (1,) * (2 - rank) + x.shape)
     label = places(w, y, x.shape[1])
     at = (lambda i: label[i]) if y.rank else lambda i: label[()]
     n = x.shape[1]
     v = (lambda i: f"{weight[at(i)]} * ") if weight is not None else lambda i: ""
-    e = w((x.shape[0],), lambda i: f"{v(i)}(sum[c < {n} where c != {at(i)}] "
-          f"max({number(margin)} - {x[i[0], at(i)]} + {x[i[0], 'c']}, 0)^{p}) / {n}")
+    e = w(
+        (x.shape[0],),
+        lambda i: (
+            f"{v(i)}(sum[c < {n} where c != {at(i)}] "
+            f"max({number(margin)} - {x[i[0], at(i)]} + {x[i[0], 'c']}, 0)^{p}) / {n}"
+        ),
+    )
     e = reshape(w, e, ()) if not y.rank else e
     return reduced(w, e, reduction)
 
@@ -174,8 +208,13 @@ def multilabel_margin(w: Page, x: Value, y: Value, reduction: str = "mean") -> V
     shown = w(y.shape, lambda i: f"all[r < {n}] (r > {i[1]} or {y[i[0], 'r']} >= 0)", dtype="bool")
     at = w(y.shape, lambda i: f"clip({y[i]}, 0, {n - 1})", dtype=f"index {n}")
     isa = w(x.shape, lambda i: f"any[t < {n}] ({shown[i[0], 't']} and {at[i[0], 't']} == {i[1]})", dtype="bool")
-    e = w((x.shape[0],), lambda i: f"(sum[t < {n}, c < {n} where {shown[i[0], 't']} and not {isa[i[0], 'c']}] "
-          f"max(1 - {x[i[0], at[i[0], 't']]} + {x[i[0], 'c']}, 0)) / {n}")
+    e = w(
+        (x.shape[0],),
+        lambda i: (
+            f"(sum[t < {n}, c < {n} where {shown[i[0], 't']} and not {isa[i[0], 'c']}] "
+            f"max(1 - {x[i[0], at[i[0], 't']]} + {x[i[0], 'c']}, 0)) / {n}"
+        ),
+    )
     e = reshape(w, e, ()) if rank < 2 else e
     return reduced(w, e, reduction)
 
@@ -191,8 +230,19 @@ def pairwise(w: Page, x: Value, y: Value, p: float = 2.0, eps: float = 1e-6, kee
     return norm_of(w, d, p, -1, keepdim)
 
 
-def triplet(w: Page, a: Value, p: Value, n: Value, margin: float = 1.0, p_: float = 2.0, eps: float = 1e-6,
-            swap: bool = False, reduction: str = "mean", distance_function: Any = None, **named: Any) -> Value:
+def triplet(
+    w: Page,
+    a: Value,
+    p: Value,
+    n: Value,
+    margin: float = 1.0,
+    p_: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+    distance_function: Any = None,
+    **named: Any,
+) -> Value:
     near, far = pairwise(w, a, p, named.get("p", p_), eps), pairwise(w, a, n, named.get("p", p_), eps)
     if swap:
         other = pairwise(w, p, n, named.get("p", p_), eps)
@@ -207,7 +257,9 @@ def cosine_similarity(w: Page, x: Value, y: Value, dim: int = 1, eps: float = 1e
         x, y, dim = reshape(w, x, (1,)), reshape(w, y, (1,)), 0
     a, b = (norm_of(w, v, 2, dim, True) for v in (x, y))
     u, v = (w(z.shape, lambda i, z=z, m=m: f"{z[i]} / max({m.wide(i)}, {number(eps)})") for z, m in ((x, a), (y, b)))
-    return total(w, spread(w, "{x} * {y}", x=u, y=v), dim) if shape else reshape(w, spread(w, "{x} * {y}", x=u, y=v), ())
+    return (
+        total(w, spread(w, "{x} * {y}", x=u, y=v), dim) if shape else reshape(w, spread(w, "{x} * {y}", x=u, y=v), ())
+    )
 
 
 def cosine_embedding(w: Page, x: Value, z: Value, y: Value, margin: float = 0.0, reduction: str = "mean") -> Value:
@@ -216,7 +268,9 @@ def cosine_embedding(w: Page, x: Value, z: Value, y: Value, margin: float = 0.0,
 
     e = 1e-12
     c = spread(w, "{p} / sqrt(({q} + {e}) * ({r} + {e}))", p=along(x, z), q=along(x, x), r=along(z, z), e=e)
-    f = spread(w, "(if {y} == 1 then 1 - {c} else 0) + (if {y} == -1 then max({c} - {m}, 0) else 0)", y=y, c=c, m=margin)
+    f = spread(
+        w, "(if {y} == 1 then 1 - {c} else 0) + (if {y} == -1 then max({c} - {m}, 0) else 0)", y=y, c=c, m=margin
+    )
     return reduced(w, f, reduction)
 
 

@@ -28,7 +28,9 @@ def scaled(w: Page, y: Value, weight: Any, bias: Any, place: Callable[[Index], I
     return w(y.shape, lambda i: f"{a(i)}{y[i]}{b(i)}")
 
 
-def layer_norm(w: Page, x: Value, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Value:
+def layer_norm(
+    w: Page, x: Value, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5
+) -> Value:
     n = len(shape)
     y, _, _ = centred(w, x, range(x.rank - n, x.rank), eps)
     return scaled(w, y, weight, bias, lambda i: i[len(i) - n :])
@@ -59,7 +61,9 @@ def grouped(w: Page, x: Value, groups: int, weight: Any, bias: Any, eps: float) 
     return y, reshape(w, m, (n, groups)), reshape(w, s, (n, groups))
 
 
-def native_group_norm(w: Page, x: Value, weight: Any, bias: Any, n: int, c: int, hw: int, groups: int, eps: float) -> Any:
+def native_group_norm(
+    w: Page, x: Value, weight: Any, bias: Any, n: int, c: int, hw: int, groups: int, eps: float
+) -> Any:
     return grouped(w, x, groups, weight, bias, eps)
 
 
@@ -67,8 +71,17 @@ def by_stored(w: Page, x: Value, m: Value, v: Value, eps: float) -> Value:
     return w(x.shape, lambda i: f"({x[i]} - {m[i[1]]}) / sqrt({v[i[1]]} + {number(eps)})")
 
 
-def batch_norm(w: Page, x: Value, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
-               training: bool = False, momentum: float = 0.1, eps: float = 1e-5) -> Value:
+def batch_norm(
+    w: Page,
+    x: Value,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Value:
     if x.rank < 2:
         return w(x.shape, lambda i: x[i])
     axes = [0, *range(2, x.rank)]
@@ -76,8 +89,17 @@ def batch_norm(w: Page, x: Value, running_mean: Any = None, running_var: Any = N
     return scaled(w, y, weight, bias, lambda i: (i[1],))
 
 
-def native_batch_norm(w: Page, x: Value, weight: Any, bias: Any, running_mean: Any, running_var: Any, training: bool,
-                      momentum: float, eps: float) -> Any:
+def native_batch_norm(
+    w: Page,
+    x: Value,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
     if x.rank < 2 or not x.size:
         raise OutOfScope("an empty batch")
     if training:
@@ -92,8 +114,17 @@ def native_batch_norm_legit(w: Page, x: Value, weight: Any, bias: Any, *rest: An
     return native_batch_norm(w, x, weight, bias, *((None, None) if len(rest) == 3 else ()), *rest)
 
 
-def instance_norm(w: Page, x: Value, running_mean: Any = None, running_var: Any = None, weight: Any = None,
-                  bias: Any = None, use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> Value:
+def instance_norm(
+    w: Page,
+    x: Value,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Value:
     y = centred(w, x, range(2, x.rank), eps)[0] if use_input_stats else by_stored(w, x, running_mean, running_var, eps)
     return scaled(w, y, weight, bias, lambda i: (i[1],))
 

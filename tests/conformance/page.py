@@ -40,7 +40,7 @@ class Value:
 
     def __getitem__(self, indices: str | tuple[str, ...]) -> str:
         indices = (indices,) if isinstance(indices, str) else indices
-        assert len([i for i in indices]) == len(self.shape), f"{self} read at {indices}"
+        assert len(indices) == len(self.shape), f"{self} read at {indices}"
         return f"{self.name}[{', '.join(indices)}]" if self.shape else self.name
 
     def outside(self, indices: tuple[str, ...], value: str = "0") -> str:
@@ -77,13 +77,21 @@ class Page:
 
     def below(self, value: Value, bound: int) -> Value:
         """Say of an integer input that its values are below `bound`, and not below 0."""
-        at = next(k for k, line in enumerate(self.declarations) if line.startswith(f"input {value.name}["
-                  if value.shape else f"input {value.name} "))
+        at = next(
+            k
+            for k, line in enumerate(self.declarations)
+            if line.startswith(f"input {value.name}[" if value.shape else f"input {value.name} ")
+        )
         self.declarations[at] = self.declarations[at].rsplit(":", 1)[0] + f": index {bound}"
         return value
 
     def __call__(
-        self, shape: Iterable[int], body: Callable[[tuple[str, ...]], str], *, dtype: str = "float", where: str = "",
+        self,
+        shape: Iterable[int],
+        body: Callable[[tuple[str, ...]], str],
+        *,
+        dtype: str = "float",
+        where: str = "",
         stop: bool = False,
     ) -> Value:
         shape = tuple(shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.conformance.page import NotExpressible, OutOfScope, Page, Value, names, number, ranges
+from tests.conformance.page import OutOfScope, Page, Value, names, number, ranges
 from tests.conformance.shapes import reshape
 
 Index = tuple[str, ...]
@@ -26,8 +26,12 @@ def batched(w: Page, x: Value, n: int, row: Callable[[Value], Any]) -> Any:
     if x.rank == n + 2:
         return row(x)
     found = row(reshape(w, x, (1, *x.shape)))
-    drop = lambda y: reshape(w, y, y.shape[1:]) if y.dtype == "float" else w(  # noqa: E731
-        y.shape[1:], lambda i: y[("0", *i)], dtype="int")
+
+    def drop(y: Value) -> Value:
+        if y.dtype == "float":
+            return reshape(w, y, y.shape[1:])
+        return w(y.shape[1:], lambda i: y[("0", *i)], dtype="int")
+
     return tuple(map(drop, found)) if isinstance(found, tuple) else drop(found)
 
 
@@ -37,8 +41,16 @@ def window(i: str, r: str, stride: int, pad: int, dilation: int) -> str:
 
 
 def conv(n: int) -> Callable[..., Any]:
-    def row(w: Page, x: Value, weight: Value, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
-            groups: int = 1) -> Value:
+    def row(
+        w: Page,
+        x: Value,
+        weight: Value,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Value:
         s, d = each(stride, n), each(dilation, n)
         k = weight.shape[2:]
         if padding == "valid":
@@ -50,8 +62,10 @@ def conv(n: int) -> Callable[..., Any]:
             before = after = each(padding, n)
 
         def one(x: Value) -> Value:
-            size = [(m + a + b - e * (c - 1) - 1) // t + 1
-                    for m, a, b, c, e, t in zip(x.shape[2:], before, after, k, d, s, strict=True)]
+            size = [
+                (m + a + b - e * (c - 1) - 1) // t + 1
+                for m, a, b, c, e, t in zip(x.shape[2:], before, after, k, d, s, strict=True)
+            ]
             r, (o, c) = names("r", n), weight.shape[:2]
 
             def body(i: Index) -> str:
@@ -68,26 +82,43 @@ def conv(n: int) -> Callable[..., Any]:
 
 
 def conv_transpose(n: int) -> Callable[..., Any]:
-    def row(w: Page, x: Value, weight: Value, bias: Any = None, stride: Any = 1, padding: Any = 0,
-            output_padding: Any = 0, groups: int = 1, dilation: Any = 1) -> Value:
+    def row(
+        w: Page,
+        x: Value,
+        weight: Value,
+        bias: Any = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Value:
         s, d, p, q = (each(v, n) for v in (stride, dilation, padding, output_padding))
         k = weight.shape[2:]
 
         def one(x: Value) -> Value:
-            size = [(m - 1) * t - 2 * a + e * (c - 1) + b + 1
-                    for m, t, a, e, c, b in zip(x.shape[2:], s, p, d, k, q, strict=True)]
+            size = [
+                (m - 1) * t - 2 * a + e * (c - 1) + b + 1
+                for m, t, a, e, c, b in zip(x.shape[2:], s, p, d, k, q, strict=True)
+            ]
             r, (c, o) = names("r", n), weight.shape[:2]
 
             def body(i: Index) -> str:
                 lead = f"({i[1]} // {o}) * {c // groups} + c" if groups > 1 else "c"
                 own = f"{i[1]} % {o}" if groups > 1 else i[1]
-                far = [f"({j} + {a} - {e} * {z} + {t * f})" for j, a, e, z, t, f in zip(
-                    i[2:], p, d, r, s, k_full(d, k), strict=True)]
-                at = tuple(f"{z} // {t} - {f}" if t > 1 else f"{z} - {f * t}"
-                           for z, t, f in zip(far, s, k_full(d, k), strict=True))
+                far = [
+                    f"({j} + {a} - {e} * {z} + {t * f})"
+                    for j, a, e, z, t, f in zip(i[2:], p, d, r, s, k_full(d, k), strict=True)
+                ]
+                at = tuple(
+                    f"{z} // {t} - {f}" if t > 1 else f"{z} - {f * t}"
+                    for z, t, f in zip(far, s, k_full(d, k), strict=True)
+                )
                 fits = " and ".join(f"{z} % {t} == 0" for z, t in zip(far, s, strict=True) if t > 1)
-                total = (f"sum[c < {c // groups}, {ranges(r, k)}{' where ' + fits if fits else ''}] "
-                         f"{x.outside((i[0], lead, *at))} * {weight[(lead, own, *r)]}")
+                total = (
+                    f"sum[c < {c // groups}, {ranges(r, k)}{' where ' + fits if fits else ''}] "
+                    f"{x.outside((i[0], lead, *at))} * {weight[(lead, own, *r)]}"
+                )
                 return f"({total}) + {bias[i[1]]}" if bias is not None else total
 
             return w((x.shape[0], o * groups, *size), body)
@@ -110,8 +141,16 @@ def pooled(n: int, k: int, s: int, p: int, d: int, ceil_mode: bool) -> int:
 
 
 def avg_pool(n: int) -> Callable[..., Any]:
-    def row(w: Page, x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-            count_include_pad: bool = True, divisor_override: int | None = None) -> Value:
+    def row(
+        w: Page,
+        x: Value,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Value:
         k = each(kernel_size, n)
         s, p = each(stride, n) if stride not in (None, ()) else k, each(padding, n)
 
@@ -139,8 +178,16 @@ def avg_pool(n: int) -> Callable[..., Any]:
 
 
 def max_pool(n: int) -> Callable[..., Any]:
-    def row(w: Page, x: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
-            ceil_mode: bool = False, return_indices: bool = False) -> Any:
+    def row(
+        w: Page,
+        x: Value,
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
         k, d, p = each(kernel_size, n), each(dilation, n), each(padding, n)
         s = each(stride, n) if stride not in (None, ()) else k
 
@@ -159,7 +206,7 @@ def max_pool(n: int) -> Callable[..., Any]:
 
             def place(i: Index) -> str:  # decode the window's place, then the tensor's, in the order of rows
                 terms = []
-                for a, m in enumerate(x.shape[2:]):
+                for a in range(n):
                     inner = f"({first[i]} // {math.prod(k[a + 1 :])}) % {k[a]}"
                     terms.append(f"({s[a]} * {i[2 + a]} + {d[a]} * ({inner}) - {p[a]}) * {math.prod(x.shape[3 + a :])}")
                 return " + ".join(terms)
@@ -182,8 +229,10 @@ def adaptive(n: int, kind: str) -> Callable[..., Any]:
 
         def one(x: Value) -> Any:
             size = [m if o is None else o for m, o in zip(x.shape[2:], asked, strict=True)]
-            k = [max(-(-(j + 1) * m // o) - j * m // o for j in range(o)) if o else 1
-                 for m, o in zip(x.shape[2:], size, strict=True)]
+            k = [
+                max(-(-(j + 1) * m // o) - j * m // o for j in range(o)) if o else 1
+                for m, o in zip(x.shape[2:], size, strict=True)
+            ]
             r = names("r", n)
 
             def windows(i: Index) -> tuple[str, str, str]:
@@ -224,8 +273,9 @@ def adaptive(n: int, kind: str) -> Callable[..., Any]:
 
 
 def max_unpool(n: int) -> Callable[..., Any]:
-    def row(w: Page, x: Value, index: Value, kernel_size: Any, stride: Any = None, padding: Any = 0,
-            output_size: Any = None) -> Value:
+    def row(
+        w: Page, x: Value, index: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, output_size: Any = None
+    ) -> Value:
         places = tuple(output_size[-n:])
         count, lead = math.prod(x.shape[-n:]), x.shape[:-n]
         at = names("e", n)
@@ -261,14 +311,25 @@ def unfold(w: Page, x: Value, kernel_size: Any, dilation: Any = 1, padding: Any 
 
 
 # interpolation: where a place of the result lies in the tensor, and what its neighbours weigh
-def interpolate(w: Page, x: Value, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
-                align_corners: bool | None = None, recompute_scale_factor: Any = None, antialias: bool = False) -> Value:
+def interpolate(
+    w: Page,
+    x: Value,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: Any = None,
+    antialias: bool = False,
+) -> Value:
     n = x.rank - 2
     if size is None:
         factors = (scale_factor,) * n if isinstance(scale_factor, (int, float)) else tuple(scale_factor)
         out = [math.floor(m * f) for m, f in zip(x.shape[2:], factors, strict=True)]
-        ratios = [Fraction(1 / f) for f in factors] if not recompute_scale_factor else [
-            Fraction(m, o) for m, o in zip(x.shape[2:], out, strict=True)]
+        ratios = (
+            [Fraction(1 / f) for f in factors]
+            if not recompute_scale_factor
+            else [Fraction(m, o) for m, o in zip(x.shape[2:], out, strict=True)]
+        )
     else:
         out = list(each(size, n))
         ratios = [Fraction(m, o) for m, o in zip(x.shape[2:], out, strict=True)]
@@ -288,8 +349,10 @@ def resampled(w: Page, x: Value, d: int, out: int, ratio: Fraction, mode: str, c
     if mode in ("nearest", "nearest-exact"):
         half = Fraction(1, 2) if mode == "nearest-exact" else Fraction(0)
         # PyTorch multiplies in single precision, then rounds down
-        places = [min(int(np.floor(np.float32(np.float32(j + float(half)) * np.float32(float(ratio))))), m - 1)
-                  for j in range(out)]
+        places = [
+            min(int(np.floor(np.float32(np.float32(j + float(half)) * np.float32(float(ratio))))), m - 1)
+            for j in range(out)
+        ]
         text = str(places[-1])
         for j in range(out - 2, -1, -1):
             text = f"if {{i}} == {j} then {places[j]} else {text}"
@@ -312,8 +375,13 @@ def cubic(w: Page, x: Value, d: int, out: int, u: Value) -> Value:
     """Keys 1981 with a = -3/4; places beyond the edges are the edge's."""
     m = x.shape[d]
     t = w((out, 4), lambda i: f"abs({u[i[0]]} - floor({u[i[0]]}) + 1 - {i[1]})")
-    weight = w((out, 4), lambda i: f"if {t[i]} <= 1 then (5 / 4 * {t[i]} - 9 / 4) * {t[i]}^2 + 1 else "
-               f"-3 / 4 * ({t[i]}^3 - 5 * {t[i]}^2 + 8 * {t[i]} - 4)")
+    weight = w(
+        (out, 4),
+        lambda i: (
+            f"if {t[i]} <= 1 then (5 / 4 * {t[i]} - 9 / 4) * {t[i]}^2 + 1 else "
+            f"-3 / 4 * ({t[i]}^3 - 5 * {t[i]}^2 + 8 * {t[i]} - 4)"
+        ),
+    )
     place = w((out, 4), lambda i: f"int(floor({u[i[0]]})) - 1 + {i[1]}", dtype="int")
     near = w((out, 4), lambda i: f"clip({place[i]}, 0, {m - 1})", dtype=f"index {m}")
     shape = (*x.shape[:d], out, *x.shape[d + 1 :])
@@ -329,9 +397,12 @@ ROWS: dict[str, Callable[..., Any]] = {
     **{f"nn.functional.adaptive_max_pool{n}d": adaptive(n, "max") for n in (1, 2, 3)},
     **{f"nn.functional.max_unpool{n}d{form}": max_unpool(n) for n in (1, 2, 3) for form in ("", ".grad")},
     "nn.functional.unfold": unfold,
-    **{f"nn.functional.interpolate.{mode}": interpolate for mode in (
-        "nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")},
+    **{
+        f"nn.functional.interpolate.{mode}": interpolate
+        for mode in ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
+    },
     "nn.functional.upsample_nearest": lambda w, x, **named: interpolate(w, x, mode="nearest", **named),
     "nn.functional.upsample_bilinear": lambda w, x, **named: interpolate(
-        w, x, mode="bilinear", align_corners=True, **named),
+        w, x, mode="bilinear", align_corners=True, **named
+    ),
 }

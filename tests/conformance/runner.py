@@ -9,8 +9,9 @@ from __future__ import annotations
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -59,13 +60,13 @@ def entries() -> dict[str, Any]:
     }
 
 
-def samples(op: Any) -> list[Any]:
-    """Its samples; the same numbers whenever and in whatever order it is asked."""
+def samples(op: Any, first: int | None = None) -> list[Any]:
+    """Its samples, or the first so many; the same numbers whenever and in whatever order it is asked."""
     torch.manual_seed(zlib.crc32(op.name.encode()))
     np.random.seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return list(op.sample_inputs("cpu", torch.float64, requires_grad=True))
+        return list(islice(op.sample_inputs("cpu", torch.float64, requires_grad=True), first))
 
 
 def chosen(found: Sequence[Any], most: int | None) -> list[Any]:
@@ -75,12 +76,12 @@ def chosen(found: Sequence[Any], most: int | None) -> list[Any]:
     return [found[k * len(found) // most] for k in range(most)]
 
 
-def check(name: str, op: Any, most: int | None = None, twice: int | None = None) -> Entry:
-    """Compare an entry's samples, at most so many; second derivatives of at most `twice` of them."""
+def check(name: str, op: Any, most: int | None = None, twice: int | None = None, first: int | None = None) -> Entry:
+    """Compare an entry's samples, the `first` ones or `most` over all; second derivatives of at most `twice`."""
     if name not in ROWS:
         return Entry(name, left=Counter([UNSAID.get(name, "not yet written")]))
     entry = Entry(name)
-    drawn = samples(op)
+    drawn = samples(op, first)
     entry.drawn, found = len(drawn), chosen(drawn, most)
     again = {id(s) for s in chosen(found, twice)} if op.supports_gradgrad else set()
     for k, sample in enumerate(found):
@@ -173,7 +174,7 @@ def expected(op: Any, sample: Any) -> list[torch.Tensor]:
 
 
 def compare(name: str, op: Any, sample: Any, twice: bool) -> str:
-    """"agreed", "agreed twice", "kink", or what is wrong."""
+    """ "agreed", "agreed twice", "kink", or what is wrong."""
     case = written(name, sample)
     found = expected(op, sample)
     if len(found) != len(case.outputs):
@@ -263,9 +264,3 @@ def differs(found: Any, wanted: Any, what: str) -> str:
     if error <= TOLERANCE * scale:
         return ""
     return f"{what}: {found.reshape(-1)[worst]!r}, PyTorch's {wanted.reshape(-1)[worst]!r} at {worst}, scale {scale:g}"
-
-
-def check_all(names: Sequence[str], most: int | None = None, twice: int | None = None) -> Iterator[Entry]:
-    known = entries()
-    for name in names:
-        yield check(name, known[name], most, twice)

@@ -2,13 +2,37 @@
 
 from __future__ import annotations
 
-from tests.conformance import contractions, elementwise, losses, norms, pools, reductions, shapes
+from tests.conformance import (
+    combined,
+    contractions,
+    edges,
+    elementwise,
+    indexing,
+    losses,
+    norms,
+    orders,
+    pools,
+    reductions,
+    shapes,
+)
 from tests.conformance.kinks import KINKS
 from tests.conformance.unsaid import UNSAID
 
 FAMILIES = {
     module.__name__.rpartition(".")[2]: module
-    for module in (elementwise, shapes, reductions, contractions, losses, norms, pools)
+    for module in (
+        elementwise,
+        shapes,
+        combined,
+        indexing,
+        edges,
+        reductions,
+        orders,
+        contractions,
+        losses,
+        norms,
+        pools,
+    )
 }
 ROWS = {name: row for module in FAMILIES.values() for name, row in module.ROWS.items()}
 
