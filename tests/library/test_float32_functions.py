@@ -1,0 +1,114 @@
+"""The generated float32 kernels of all functions of elements, from tiny to huge arguments, against PyTorch."""
+
+import re
+
+import numpy as np
+import pytest
+
+from chainrule.api.model import Model
+from chainrule.source import Source
+
+torch = pytest.importorskip("torch")
+from tests.library import elementwise, losses, reductions, rows  # noqa: E402
+
+TABLE = elementwise.BUILT_IN | elementwise.LIBRARY | elementwise.ACTIVATIONS
+ONE = {n: r for n, r in TABLE.items() if r.declare == "x[n, k]" and not r.least and n not in ("prelu", "rrelu")}
+TWO = {n: TABLE[n] for n in ("atan2", "logaddexp", "logaddexp2", "xlogy", "hypot", "copysign", "maximum")}
+ALL = reductions.LIBRARY | reductions.SETTINGS | losses.LIBRARY | losses.SETTINGS
+HARD = """
+    var, p_norm 1.5, p_norm inf, cumulative_max, cumulative_logsumexp, cumulative_product, weighted_cross_entropy,
+    masked_cross_entropy, focal, multi_margin 2, info_nce, ctc
+"""
+REDUCING = {name: ALL[name] for name in re.split(r",\s+", HARD.strip())}  # all of ALL pass, in a minute
+SHAPES = {"n": 3, "k": 4, "m": 2}
+SIZES = np.array(
+    [1e-30, 1e-10, 1e-4, 0.03, 0.4, 0.9999, 1.7, 3.3, 6.5, 11, 20, 60, 95, 700, 1e4, 1e7, 1e10, 1e19, 1e30]
+)
+POINTS = np.concatenate([SIZES, -SIZES]).astype(np.float32)
+FEW = np.array([s * x for x in (1e-4, 0.4, 1.7, 20, 95, 1e4, 1e10, 1e18) for s in (1, -1)], np.float32)
+TOLERANCE = 4e-6
+DOMAINS = {  # by what a row draws
+    rows.positive: lambda x: x > 0,
+    rows.above_one: lambda x: x >= 1.2,
+    rows.inside: lambda x: np.abs(x) < 0.99,
+    rows.share: lambda x: (x > 0) & (x < 0.99),
+}
+LIMITS = {"gelu_tanh": 1e12}  # beyond, x^3 is infinite in float32
+
+
+def program(rows, names):
+    """One program for all: inputs x0, t0, w0 for the first function, whose value is the gradient by w0."""
+    lines = [f"input {x}{k}[n]" for k in range(len(rows)) for x in (*names, "w")]
+    lines += [f"y{k} = " + re.sub(r"\b([xt])\b", rf"\g<1>{k}", row.call) for k, row in enumerate(rows.values())]
+    lines += [f"loss = {' + '.join(f'sum(w{k} * y{k})' for k in range(len(rows)))}"]
+    return Model(Source("model m():\n    dim n\n" + "".join(f"    {line}\n" for line in lines), "functions.graph"))
+
+
+@pytest.mark.parametrize("names", ["x", "xt"])
+def test_float32_kernels_are_right_from_tiny_to_huge_arguments(names):
+    table = ONE if names == "x" else TWO
+    points = POINTS[None] if names == "x" else np.stack([g.ravel() for g in np.meshgrid(FEW, FEW)])
+    inputs = {f"{x}{k}": points[j] for k in range(len(table)) for j, x in enumerate(names)}
+    inputs |= {f"w{k}": np.ones(len(points[0]), np.float32) for k in range(len(table))}
+    _, found = program(table, names).gradients(tuple(inputs), **inputs)
+    wrong = []
+    for k, (name, row) in enumerate(table.items()):
+        tensors = [torch.tensor(p.astype(np.float64), requires_grad=True) for p in points]
+        y = row.oracle(*tensors)
+        slopes = torch.autograd.grad(y.sum(), tensors, allow_unused=True)
+        within = np.all([DOMAINS.get(row.draw.get(x), np.isfinite)(p) for x, p in zip(names, points, strict=True)], 0)
+        within &= np.all(np.abs(points) <= LIMITS.get(name, np.inf), 0)
+        for what, want in zip(("w", *names), (y, *slopes), strict=True):
+            want = np.zeros(len(within)) if want is None else want.detach().numpy()
+            got = found[f"{what}{k}"]
+            with np.errstate(over="ignore", invalid="ignore"):
+                known = within & np.isfinite(want.astype(np.float32))
+                bad = known & ~(np.abs(got - want) <= TOLERANCE * np.maximum(np.abs(want), 1))
+            wrong += [(name, what, *(float(p[i]) for p in points), got[i], want[i]) for i in np.flatnonzero(bad)[:4]]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def joint(table):
+    """One program for all: inputs x_0 … of the first row, x_1 … of the second; the loss sums all squares."""
+    lines, terms = [], []
+    for j, row in enumerate(table.values()):
+        names = [d.strip().partition("[")[0] for d in row.declare.split(";")]
+        renamed = re.compile(rf"\b({'|'.join(names)})\b(?! =)")
+        lines += ["input " + renamed.sub(rf"\g<1>_{j}", d.strip(), count=1) for d in row.declare.split(";")]
+        lines += [f"y_{j} = " + renamed.sub(rf"\g<1>_{j}", row.call)]
+        terms += [f"sum(y_{j} * y_{j})"]
+    lines += [f"loss = {' + '.join(terms)}"]
+    return Model(Source("model m():\n    dim n, k, m\n" + "".join(f"    {x}\n" for x in lines), "losses.graph"))
+
+
+def numbers(row, seed):
+    """Inputs of a row, by name, rounded to float32."""
+    rng, values = np.random.default_rng(seed), {}
+    for declared in row.declare.split(";"):
+        name, shape, bound = re.match(r"\s*(\w+)\[(.*?)\](?: : index (\w+))?", declared).groups()
+        size = tuple(SHAPES.get(d.strip()) or int(d) for d in shape.split(","))
+        if bound:
+            values[name] = rng.integers(0, SHAPES.get(bound) or int(bound), size)
+        else:
+            values[name] = np.float32(row.draw.get(name, lambda r, s: r.normal(size=s))(rng, size))
+    return values
+
+
+def test_float32_kernels_of_reductions_and_losses_are_right():
+    given = {name: numbers(row, 7) for name, row in REDUCING.items()}
+    inputs = {f"{x}_{j}": v for j, values in enumerate(given.values()) for x, v in values.items()}
+    wrt = tuple(x for x, v in inputs.items() if v.dtype == np.float32)
+    _, found = joint(REDUCING).gradients(wrt, **inputs)
+    wrong = []
+    for j, (name, row) in enumerate(REDUCING.items()):
+        tensors = {x: torch.tensor(v if v.dtype == np.int64 else v.astype(np.float64)) for x, v in given[name].items()}
+        moving = [x for x in tensors if tensors[x].is_floating_point() and (row.wrt is None or x in row.wrt)]
+        for x in moving:
+            tensors[x].requires_grad_(True)
+        loss = (row.oracle(*tensors.values()) ** 2).sum()
+        slopes = torch.autograd.grad(loss, [tensors[x] for x in moving], allow_unused=True)
+        for x, slope in zip(moving, slopes, strict=True):
+            want = np.zeros(given[name][x].shape) if slope is None else slope.numpy(force=True)
+            error = np.abs(found[f"{x}_{j}"] - want).max() / max(np.abs(want).max(), 1e-3)
+            wrong += [(name, x, error, found[f"{x}_{j}"], want)] * (not error <= 2e-5)
+    assert not wrong, "\n".join(map(str, wrong))
