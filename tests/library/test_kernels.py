@@ -1,62 +1,85 @@
-"""The generated float32 kernels of all functions of elements, from tiny to huge arguments, against PyTorch."""
+"""Operations of the library through real kernels, in both types: several in one program, against the equations."""
 
-import re
+from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import pytest
 
 from chainrule.api.model import Model
+from chainrule.compiler import derive
+from chainrule.ir.formula import DType
+from chainrule.options import Options
+from chainrule.reference import evaluate
 from chainrule.source import Source
+from chainrule.views import point
 
-torch = pytest.importorskip("torch")
-from tests.library import elementwise, rows  # noqa: E402
-
-TABLE = elementwise.BUILT_IN | elementwise.LIBRARY | elementwise.ACTIVATIONS
-QUOTIENTS = ("fmod", "remainder", "floor_divide", "lbeta", "ldexp")  # a rounded quotient jumps; differences cancel
-ONE = {n: r for n, r in TABLE.items() if r.declare == "x[n, k]" and not r.least and n not in ("prelu", "rrelu")}
-TWO = {n: r for n, r in TABLE.items() if r.declare == "x[n, k]; t[n, k]" and r.wrt is None and n not in QUOTIENTS}
-SIZES = np.array(
-    [1e-30, 1e-10, 1e-4, 0.03, 0.4, 0.9999, 1.7, 3.3, 6.5, 11, 20, 60, 95, 700, 1e4, 1e7, 1e10, 1e19, 1e30]
-)
-POINTS = np.concatenate([SIZES, -SIZES]).astype(np.float32)
-FEW = np.array([s * x for x in (1e-4, 0.4, 1.7, 20, 95, 1e4, 1e10, 1e18) for s in (1, -1)], np.float32)
-TOLERANCE = 4e-6
-DOMAINS = {  # by what a row draws
-    rows.positive: lambda x: x > 0,
-    rows.above_one: lambda x: x >= 1.2,
-    rows.inside: lambda x: np.abs(x) < 0.99,
-    rows.share: lambda x: (x > 0) & (x < 0.99),
+BOUNDS = {"float32": 3e-5, "float64": 1e-10}
+TEXTS = {
+    "pictures": """
+    dim n
+    input x[n, 4, 6, 6]
+    a = conv2d(x, 4, 3, stride = 2, pad = 1, groups = 2, bias = false)
+    b = group_norm(a, 2)
+    c = conv_transpose2d(b, 2, 3, stride = 2, pad = 1, extra = 1)
+    d = concat_channels(c, max_pool2d(upsample(x), 3, stride = 2, pad = 1))
+    e = resize_bilinear(d, 4, 5)
+    f = adaptive_avg_pool2d(e, 3, 2)
+    y = flatten(pixel_unshuffle(pad2d(f, 1, 0), 2))
+    """,
+    "sequences": """
+    dim n; dim t >= 3
+    input x[n, t, 4]
+    input keep[n, t] : bool
+    a = rotary(rms_norm(x))
+    b = masked_multi_head(a, keep, heads = 2)
+    c = concat_time(b, x)
+    y = roll(pad_reflect(transpose(c), 1, 2), 2)
+    """,
+    "graph": """
+    dim v >= 1; dim e
+    input x[v, 3]
+    input source[e] : index v
+    input target[e] : index v
+    a = gat(x, source, target, 2, heads = 2)
+    b = gcn(l2_normalize(a), source, target, 3)
+    c = take_rows(b, source)
+    y = segment_max(c, target, v)
+    z[k < 3] = max[v] (if y[v, k] > -inf then y[v, k] else 0)
+    """,
 }
-LIMITS = {"gelu_tanh": 1e12}  # beyond, x^3 is infinite in float32
 
 
-def program(rows, names):
-    """One program for all: inputs x0, t0, w0 for the first function, whose value is the gradient by w0."""
-    lines = [f"input {x}{k}[n]" for k in range(len(rows)) for x in (*names, "w")]
-    lines += [f"y{k} = " + re.sub(r"\b([xt])\b", rf"\g<1>{k}", row.call) for k, row in enumerate(rows.values())]
-    lines += [f"loss = {' + '.join(f'sum(w{k} * y{k})' for k in range(len(rows)))}"]
-    return Model(Source("model m():\n    dim n\n" + "".join(f"    {line}\n" for line in lines), "functions.graph"))
+@cache
+def prepared(name):
+    lines = [line.strip() for line in TEXTS[name].replace(";", "\n").strip().split("\n")]
+    last = lines[-1].split("=")[0].split("[")[0].strip()
+    lines.append(f"loss = mean({last} * {last}) + mean({last})")
+    source = Source("model m:\n" + "".join(f"    {line}\n" for line in lines), f"{name}.graph")
+    graph = derive(source, Options("predict", ("loss",))).written
+    given = (*graph.inputs, *(p.tensor for p in graph.params))
+    wrt = tuple(t.name for t in given if t.dtype is DType.FLOAT)
+    compiled = derive(source, Options("gradient", wrt=wrt))
+    rounded = {
+        name: value.astype(np.float32).astype(np.float64) if value.dtype.kind == "f" else value
+        for name, value in point(compiled.written, "loss", seed=3).items()
+    }
+    return source, graph, wrt, compiled, rounded, evaluate(compiled.derived, rounded)
 
 
-@pytest.mark.parametrize("names", ["x", "xt"])
-def test_float32_kernels_are_right_from_tiny_to_huge_arguments(names):
-    table = ONE if names == "x" else TWO
-    points = POINTS[None] if names == "x" else np.stack([g.ravel() for g in np.meshgrid(FEW, FEW)])
-    inputs = {f"{x}{k}": points[j] for k in range(len(table)) for j, x in enumerate(names)}
-    inputs |= {f"w{k}": np.ones(len(points[0]), np.float32) for k in range(len(table))}
-    _, found = program(table, names).gradients(tuple(inputs), **inputs)
-    wrong = []
-    for k, (name, row) in enumerate(table.items()):
-        tensors = [torch.tensor(p.astype(np.float64), requires_grad=True) for p in points]
-        y = row.oracle(*tensors)
-        slopes = torch.autograd.grad(y.sum(), tensors, allow_unused=True)
-        within = np.all([DOMAINS.get(row.draw.get(x), np.isfinite)(p) for x, p in zip(names, points, strict=True)], 0)
-        within &= np.all(np.abs(points) <= LIMITS.get(name, np.inf), 0)
-        for what, want in zip(("w", *names), (y, *slopes), strict=True):
-            want = np.zeros(len(within)) if want is None else want.detach().numpy()
-            got = found[f"{what}{k}"]
-            with np.errstate(over="ignore", invalid="ignore"):
-                known = within & np.isfinite(want.astype(np.float32))
-                bad = known & ~(np.abs(got - want) <= TOLERANCE * np.maximum(np.abs(want), 1))
-            wrong += [(name, what, *(float(p[i]) for p in points), got[i], want[i]) for i in np.flatnonzero(bad)[:4]]
-    assert not wrong, "\n".join(map(str, wrong))
+# attention's kernels take seconds to compile: one type is enough, the products are those of every other test
+RUNS = [(name, dtype) for name in TEXTS for dtype in BOUNDS if (name, dtype) != ("sequences", "float64")]
+
+
+@pytest.mark.parametrize(("name", "dtype"), RUNS)
+def test_kernels_agree_with_the_equations(name, dtype):
+    source, graph, wrt, compiled, values, wanted = prepared(name)
+    model = Model(source)
+    model.dtype = dtype
+    inputs = {tensor.name: values[tensor.name] for tensor in graph.inputs}
+    model.params.update({p.tensor.name: values[p.tensor.name] for p in graph.params})
+    loss, gradients = model.gradients(wrt, **inputs)
+    for tensor, found in {"loss": loss, **{compiled.gradients[t]: gradients[t] for t in wrt}}.items():
+        scale = max(np.abs(wanted[tensor]).max(initial=0), 1e-3)
+        np.testing.assert_allclose(found, wanted[tensor], rtol=0, atol=BOUNDS[dtype] * scale, err_msg=tensor)
