@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from chainrule.check import check_gradients
 from chainrule.compiler import IMPROVE, PREPARE, run
 from chainrule.derive import backward, primitives
 from chainrule.errors import SourceError
@@ -142,6 +143,15 @@ def test_the_library_has_an_equilibrium_layer_whose_residual_a_model_may_read():
     v = values["x"] @ values["z.deq.v.linear.W"] + values["z.deq.v.linear.b"]
     np.testing.assert_allclose(found["z"], np.tanh(found["z"] @ values["z.deq.W"] + v), atol=2e-5)
     assert found["left"] <= 1e-5
+
+
+def test_a_check_knows_how_far_a_fixed_point_was_found():
+    text = DEQ.replace("1e-13", "1e-5")
+    graph = run(replace(load_graph(HEAD + text), outputs=("loss",)), PREPARE)
+    joint, gradients = derived(text)
+    report = check_gradients(graph, joint, gradients, "loss", values_of(3), directions=2, elements=2)
+    assert report.passed
+    assert 1e-9 < report.worst < 1e-4
 
 
 def test_a_wrong_rule_is_noticed(monkeypatch):
