@@ -79,6 +79,11 @@ def index_select(w: Page, x: Value, dim: int, index: Value) -> Value:
     return w((*x.shape[:d], at.size, *x.shape[d + 1 :]), lambda i: x[swap(i, d, at[i[d]])])
 
 
+def embedding(w: Page, table: Value, token: Value) -> Value:
+    at = places(w, token, table.shape[0])
+    return w((*token.shape, table.shape[1]), lambda i: table[at[i[:-1]], i[-1]])
+
+
 def one_axis(w: Page, index: Value) -> Value:
     value = w((1,), lambda i: index.name, dtype="int")
     return Numbered(value.name, value.shape, value.dtype, index.numbers.reshape(1))
@@ -423,6 +428,7 @@ ROWS: dict[str, Callable[..., Any]] = {
     "take_along_dim": take_along_dim,
     "take": take,
     "index_select": index_select,
+    "nn.functional.embedding": embedding,
     "index_fill": index_fill,
     "index_copy": index_copy,
     "index_add": index_add,

@@ -114,7 +114,6 @@ UNSAID: dict[str, str] = {
             "nn.functional.linear_cross_entropy.chunked_none",
             "_upsample_bilinear2d_aa",
             "mode",
-            "nn.functional.embedding",
             "nn.functional.embedding_bag",
             "nn.functional.multi_head_attention_forward",
             "nn.functional.grid_sample",
