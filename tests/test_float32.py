@@ -14,9 +14,11 @@ import pytest
 from chainrule.api.model import Model
 from chainrule.compiler import derive
 from chainrule.ir.formula import DType
+from chainrule.optimize import eliminate
 from chainrule.options import Options
 from chainrule.reference import evaluate
 from chainrule.source import Source, read_source
+from chainrule.train import recipe
 from chainrule.views import point
 from tests.derive.test_library_gradients import TABLE
 
@@ -33,9 +35,12 @@ def of_library(name: str) -> Source:
     return Source("".join(("model m():\n", *(f"    {line}\n" for line in lines))), f"{name}.graph")
 
 
-SOURCES = {name: of_library(name) for name in sorted(TABLE)} | {
-    str(path): read_source(str(ROOT / path), {}) for path in FILES
-}
+def of_file(path: Path) -> Source:
+    """A model as small as its recipe's quick run makes it."""
+    return read_source(str(path), recipe.shortened(recipe.beside(path)).set)
+
+
+SOURCES = {name: of_library(name) for name in sorted(TABLE)} | {str(path): of_file(ROOT / path) for path in FILES}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -50,7 +55,8 @@ def test_generated_kernels_agree_with_the_equations(name):
         name: value.astype(np.float32).astype(np.float64) if value.dtype.kind == "f" else value
         for name, value in point(compiled.written, "loss", seed=3).items()
     }
-    wanted = evaluate(compiled.derived, rounded, seed=0, step=0)
+    # as defined, the gradients of a convolution range over more places than there is memory for
+    wanted = evaluate(eliminate(compiled.derived), rounded, seed=0, step=0)
     model = Model(source)
     inputs = {tensor.name: rounded[tensor.name] for tensor in graph.inputs}
     model.gradients(wrt, **inputs)  # the one program that is compiled here

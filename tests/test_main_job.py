@@ -19,8 +19,9 @@ MODEL = ROOT / "graphs/mlp.graph"
 CALL = (
     "import sys; sys.argv = ['chainrule', *sys.argv[1:]]\n"
     "from chainrule.cli import main\n"
+    "lazy = '_LazyModule'  # named, and not yet loaded\n"
     "try: main()\n"
-    "finally: print(' '.join(sys.modules), file=sys.stderr)"
+    "finally: print(' '.join(n for n, m in sys.modules.items() if type(m).__name__ != lazy), file=sys.stderr)"
 )
 
 

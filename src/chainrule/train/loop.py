@@ -89,7 +89,7 @@ def train(
     for epoch in range(len(curve), recipe.epochs):
         losses = []
         order = shuffled(data.train, recipe.seed, epoch)
-        for k, batch in enumerate(batches(data, data.train, recipe.batch, order)):
+        for k, batch in enumerate(batches(data.train, data.cut(recipe.batch), order)):
             done = epoch * per_epoch + k
             if base is not None:
                 step.scalars["rate"] = base * factor(recipe.schedule, done, steps)

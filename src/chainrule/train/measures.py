@@ -53,7 +53,7 @@ def evaluate(
     """The mean of each of `outputs`, all of rank 0, over the samples: batches count by their samples."""
     names = tuple(dict.fromkeys(outputs))
     sums, count = dict.fromkeys(names, 0.0), 0
-    for part in batches(data, arrays, batch):
+    for part in batches(arrays, data.cut(batch)):
         found = predict(outputs=names, **part)
         weight = 1 if data.whole else samples(part)
         count += weight
@@ -68,7 +68,7 @@ def evaluate(
 
 def rows(predict: Predict, data: Data, arrays: Arrays, output: str, batch: int = 256) -> Array:
     """An output whose axis 0 counts the samples, of all of them."""
-    parts = [np.asarray(predict(outputs=(output,), **part)[output]) for part in batches(data, arrays, batch)]
+    parts = [np.asarray(predict(outputs=(output,), **part)[output]) for part in batches(arrays, data.cut(batch))]
     if any(part.ndim == 0 for part in parts):
         raise ChainruleError(f"'{output}' is one number\n  Way out: of = the name of an output whose axis 0 is batch")
     return np.concatenate(parts)

@@ -27,13 +27,17 @@ class Data:
     classes: tuple[str, ...] = ()
     whole: bool = False
 
+    def cut(self, size: int) -> int | None:
+        """The size of a batch, as `batches` takes it: None for data that are whole."""
+        return None if self.whole else size
 
-def batches(data: Data, arrays: Arrays, size: int, order: Array | None = None) -> Iterator[Mapping[str, Array]]:
-    """The samples of a part of `data` in batches of `size`, the last one as small as it comes; `order`: which when.
 
-    Data that are whole come as one batch.
+def batches(arrays: Arrays, size: int | None, order: Array | None = None) -> Iterator[Arrays]:
+    """Samples in batches of `size`, the last one as small as it comes; `order`: which when.
+
+    size: None for arrays that are one sample, which come as they are.
     """
-    if data.whole:
+    if size is None:
         yield arrays
         return
     count = samples(arrays)
