@@ -62,6 +62,16 @@ def test_let_makes_one_set_of_parameters_used_twice():
     assert [n.out for n in made.nodes if n.out in ("p", "q")] == ["p", "q"]
 
 
+DEEP = "layer deep(x[*, i], out):\n    repeat 2:\n        x = relu(linear(x, out))\n    let g = linear(_, out)\n    y = g(g(x))\n"
+
+
+def test_layers_inside_a_shared_layer_are_shared_too():
+    made = graph(DEEP + model("let f = deep(_, 4)\np = f(x)\nq = f(p)"))
+    assert [p.tensor.name for p in made.params][::2] == ["f.x.0.linear.W", "f.x.1.linear.W", "f.g.W"]
+    apart = graph(DEEP + model("p = deep(x, 4)\nq = deep(p, 4)"))
+    assert [p.tensor.name for p in apart.params][4:9:4] == ["p.deep.g.W", "q.deep.x.1.linear.W"]
+
+
 def test_a_shared_layer_has_one_shape():
     assert "another shape" in str(error(model("let f = linear(_, 3)\np = f(x)\nq = f(p)")))
 

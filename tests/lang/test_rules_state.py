@@ -41,6 +41,17 @@ def test_state_in_a_layer_is_named_by_its_path():
     assert [s.tensor.name for s in graph(text).states] == ["y.batch_norm.running_mean", "y.batch_norm.running_var"]
 
 
+def test_a_shared_layer_s_state_goes_on_from_call_to_call():
+    counter = "layer counter(x[*]):\n    state s = 1\n    s <- 3 * s\n    y[*] = x[*] + s\n"
+    inner = "layer outer(x[*]):\n    y = counter(x)\n"
+    made = graph(counter + inner + model("let f = outer(_)\na = f(x)\nb = f(x)"))
+    assert [s.tensor.name for s in made.states] == ["f.y.counter.s"]
+    trained, evaluated = evaluate(made, {**GIVEN, "f.y.counter.s": 1.0}), evaluate(made, GIVEN, training=False)
+    assert np.allclose(trained["a"] - X, 3) and np.allclose(trained["b"] - X, 9)
+    assert np.allclose(evaluated["a"] - X, 1) and np.allclose(evaluated["b"] - X, 1)
+    assert updated(made, trained)["f.y.counter.s"] == 9
+
+
 def test_if_training_chooses_by_the_mode():
     text = model("y = if training then x else 0 * x + 7")
     assert (values(text, GIVEN, training=True)["y"] == X).all()

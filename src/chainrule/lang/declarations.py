@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import sympy as sp
 
 from chainrule.errors import SourceError, Span
-from chainrule.ir.expression import dim_symbol
-from chainrule.ir.formula import DType, Extent, Origin
+from chainrule.ir.expression import TRAINING, Select, dim_symbol, slot
+from chainrule.ir.formula import Access, DType, Extent, Formula, Origin
 from chainrule.ir.graph import Dim, Scalar, Tensor
 from chainrule.lang import static
 from chainrule.lang import syntax as s
 from chainrule.lang.draft import Pending, Scope
-from chainrule.lang.equation import declared_type
+from chainrule.lang.equation import copy, declared_type
 
 FLOAT_MAX = 1e308
 
@@ -119,14 +121,14 @@ def _tensor(scope: Scope, e: s.Declaration, name: str, dtype: DType, bound: Exte
 
 
 def store_name(scope: Scope, name: str) -> str:
-    """The name of a parameter or state on the graph: by the path of its layer, and the turn of its repeat."""
+    """The name of a parameter, state or shared layer on the graph: by its layer's path, and its repeat's turn."""
     parts = (scope.stores_path, name) if scope.stores_path else (name,)
     return ".".join((*parts, *map(str, scope.turns)))
 
 
 def kept(scope: Scope, e: s.Declaration) -> Tensor | None:
     """The store that an earlier call of the same instance made."""
-    found = None if scope.stores is None else scope.stores.get(e.name)
+    found = None if scope.stores is None else scope.stores.get(store_name(scope, e.name))
     if found is not None and found.shape != (shape := sizes(scope, e)):
         facts = (f"{found.name} is {list(found.shape)}, and now {list(shape)}",)
         raise SourceError(e.span, "a shared layer is called with another shape", facts, "use two layers")
@@ -136,7 +138,7 @@ def kept(scope: Scope, e: s.Declaration) -> Tensor | None:
 def remember(scope: Scope, name: str, tensor: Tensor) -> None:
     scope.tensors[name] = tensor
     if scope.stores is not None:
-        scope.stores[name] = tensor
+        scope.stores[store_name(scope, name)] = tensor
 
 
 def param(scope: Scope, e: s.ParamStatement) -> None:
@@ -164,8 +166,24 @@ def state(scope: Scope, e: s.StateStatement) -> None:
         found = _tensor(scope, e.tensor, name, DType.FLOAT, None)
         scope.draft.states[name] = (found, double(static.number(e.value, scope), e.value.span))
         remember(scope, e.tensor.name, found)
-    scope.tensors[e.tensor.name] = found
     scope.stored[e.tensor.name] = found.name
+    before = scope.draft.updates.get(found.name)  # by an earlier call of a shared layer: this one goes on from there
+    scope.tensors[e.tensor.name] = (
+        found if before is None else seen(scope, found.name, found, scope.draft.tensors[before], e.span)
+    )
+
+
+def seen(scope: Scope, store: str, old: Tensor, new: Tensor, span: Span) -> Tensor:
+    """What a read after an update sees: ``if training then new else old``."""
+    draft = scope.draft
+    made = copy(scope, old, draft.unique(f"{store}.seen", "."), span)
+    formula = draft.nodes.pop()
+    assert isinstance(formula, Formula)
+    at = formula.reads[0]
+    chosen = Select(sp.Ne(TRAINING, 0, evaluate=False), slot(1, old.dtype.sort), slot(0, old.dtype.sort))
+    both = replace(formula, body=chosen, reads=(at, Access(new.name, at.indices)), stop=True)
+    draft.tensors.pop(made.name)
+    return draft.emit(both, span)
 
 
 def double(value: sp.Expr, span: Span) -> float:

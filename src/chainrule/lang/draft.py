@@ -137,7 +137,7 @@ class Instance:
     definition: s.Definition
     call: s.Call
     path: str
-    stores: dict[str, Tensor] = field(default_factory=dict)
+    stores: dict[str, Tensor] = field(default_factory=dict)  # by their names on the graph
 
 
 @dataclass

@@ -8,8 +8,8 @@ from dataclasses import replace
 import sympy as sp
 
 from chainrule.errors import SourceError, Span, nearest
-from chainrule.ir.expression import TRAINING, Select, slot
-from chainrule.ir.formula import Access, Formula, Origin
+from chainrule.ir.expression import slot
+from chainrule.ir.formula import Formula, Origin
 from chainrule.ir.graph import Tensor
 from chainrule.ir.primitive import Primitive
 from chainrule.lang import declarations, recurrence, scan, static
@@ -187,8 +187,8 @@ def let(scope: Scope, e: s.LetStatement) -> None:
         definition = scope.definitions.get(e.value.function)
         if not isinstance(definition, s.Definition):
             raise _no_function(scope, e.value)
-        place = ".".join((e.name, *map(str, scope.turns)))
-        scope.instances[e.name] = Instance(definition, e.value, scope.qualified(place))
+        stores = {} if scope.stores is None else scope.stores
+        scope.instances[e.name] = Instance(definition, e.value, declarations.store_name(scope, e.name), stores)
         return
     value = static.static(e.value, scope)
     if not isinstance(value, bool) and value.free_symbols and not isinstance(value, sp.Symbol):
@@ -226,20 +226,7 @@ def update(scope: Scope, e: s.UpdateStatement, reads_on: bool) -> None:
         scope.tensors[e.left.name] = made
     elif reads_on:
         old = scope.tensors[e.left.name]
-        scope.tensors[e.left.name] = _seen(scope, store, old, made, e.span)
-
-
-def _seen(scope: Scope, store: str, old: Tensor, new: Tensor, span: Span) -> Tensor:
-    """What a read after an update sees: ``if training then new else old``."""
-    draft = scope.draft
-    made = copy(scope, old, draft.unique(f"{store}.seen", "."), span)
-    formula = draft.nodes.pop()
-    assert isinstance(formula, Formula)
-    at = formula.reads[0]
-    chosen = Select(sp.Ne(TRAINING, 0, evaluate=False), slot(1, old.dtype.sort), slot(0, old.dtype.sort))
-    both = replace(formula, body=chosen, reads=(at, Access(new.name, at.indices)), stop=True)
-    draft.tensors.pop(made.name)
-    return draft.emit(both, span)
+        scope.tensors[e.left.name] = declarations.seen(scope, store, old, made, e.span)
 
 
 # ---------------------------------------------------------------- calls
@@ -262,6 +249,8 @@ def call(scope: Scope, e: s.Call, statement: str, path: str | None = None, targe
     child.path = child.stores_path = path
     if instance is not None:
         child.stores_path, child.stores = instance.path, instance.stores
+    elif scope.stores is not None:  # a layer in a shared layer is shared with it
+        child.stores_path, child.stores = scope.stores_path + path.removeprefix(scope.path), scope.stores
     for parameter, tensor, span in tensors:
         child.tensors[parameter.name] = tensor
         if parameter.axes is not None:
