@@ -22,6 +22,6 @@ def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
         step.params[f"{layer}.W"] = data[f"W{k}"]
         step.params[f"{layer}.b"] = data[f"b{k}"]
     if row.inner > 1:
-        return step.run, [((), {"steps": row.inner, "x": data["x"], "label": data["label"]})]
+        return step.run, [((row.inner,), {"x": data["x"], "label": data["label"]})]
     batches = zip(data["x"], data["label"], strict=True)
     return step, [((), {"x": x, "label": label}) for x, label in batches]

@@ -164,15 +164,17 @@ def _adjacent(leaf: Product, w: Writer) -> Range:
 
 
 def _longest(ranges: Sequence[Range], w: Writer) -> Range:
-    """The range that the tile's rows are: the longest that is known, else the first that is not, if it is long."""
+    """The range that the tile's rows are: the first whose size is not known, if it is long, else the last longest."""
     if not ranges:
         return NOTHING
     known = {r: sp.Add(r.stop, -r.start) for r in ranges}
     unknown = [r for r, count in known.items() if not count.is_Integer]
     block = w.kernel.block
     short = [r for r in unknown if block is not None and r.stop == block.last and block.size < LEAST]
-    unknown = [r for r in unknown if r not in short] or unknown
-    return unknown[0] if unknown else max(known, key=lambda r: int(known[r]))
+    long = [r for r in unknown if r not in short]
+    if long or len(unknown) == len(known):
+        return (long or unknown)[0]
+    return max((r for r in reversed(ranges) if r not in unknown), key=lambda r: int(known[r]))
 
 
 def _is_affine(leaf: Product, row: Range, column: Range, w: Writer) -> bool:

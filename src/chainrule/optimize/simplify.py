@@ -9,8 +9,8 @@ import sympy as sp
 
 from chainrule.ir.affine import Facts, is_true, tidy
 from chainrule.ir.expression import Select, is_slot, slot, slot_number
-from chainrule.ir.formula import Access, Extent, Formula, Origin, Reduce
-from chainrule.ir.graph import Dim, Graph, Node
+from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
+from chainrule.ir.graph import Dim, Graph, Node, Tensor
 from chainrule.ir.rename import fresh_name
 
 
@@ -27,7 +27,7 @@ def simplify(graph: Graph) -> Graph:
         if not isinstance(node, Formula):
             nodes.append(node)
             continue
-        f = _unused_indices(_factored(_conditions(node, graph.dims)))
+        f = _unused_indices(_factored(_inside(_conditions(node, graph.dims), graph)))
         nodes += _hoisted(f, graph.dims, taken)
     unchanged = len(nodes) == len(graph.nodes) and all(a is b for a, b in zip(nodes, graph.nodes, strict=True))
     return graph if unchanged else replace(graph, nodes=tuple(nodes))
@@ -51,6 +51,29 @@ def _conditions(f: Formula, dims: tuple[Dim, ...]) -> Formula:
     body = f.body.xreplace(decided)
     unchanged = (where, reads, body) == (f.where, f.reads, f.body)
     return f if unchanged else replace(f, where=where, reads=reads, body=body)
+
+
+def _inside(f: Formula, graph: Graph) -> Formula:
+    """`f` without the guards of reads that never leave their tensors."""
+    if all(read.outside is None for read in f.reads):
+        return f
+    # an argmax of nothing is the extent, which its bound does not hold
+    places = {g.out for g in graph.nodes if isinstance(g, Formula) and g.reduce is Reduce.ARGMAX}
+    bounds = {
+        slot(k, DType.INT.sort): bound
+        for k, read in enumerate(f.reads)
+        if (bound := graph.tensors[read.tensor].bound) is not None and read.tensor not in places
+    }
+    facts = Facts({i.symbol: i.extent for i in f.indices}, bounds, graph.dims)
+    reads = tuple(replace(r, outside=None) if _stays(r, graph.tensors[r.tensor], facts) else r for r in f.reads)
+    return f if reads == f.reads else replace(f, reads=reads)
+
+
+def _stays(read: Access, of: Tensor, facts: Facts) -> bool:
+    return read.outside is not None and all(
+        facts.is_nonnegative(index) and facts.is_below(index, extent)
+        for index, extent in zip(read.indices, of.shape, strict=True)
+    )
 
 
 def _factored(f: Formula) -> Formula:

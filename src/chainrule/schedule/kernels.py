@@ -49,6 +49,9 @@ FAR_BYTES = 1 << 20
 SHARES = 16
 """Blocks of a long product are longer than that, for each packs the other operand anew, while there are so many."""
 
+MINOR = 16
+"""Products that together are less than such a part of a kernel's work have no say in its blocks."""
+
 BLOCK_BYTES = 1 << 18
 """What the temporaries of a block may take: they should stay in the second-level cache."""
 
@@ -130,6 +133,14 @@ class Planner:
             return
         tiny = self.serial or self.costs[t] < TINY_NS
         options = [] if tiny else list(self.options(t))
+        if not options and tiny:
+            self.put_serial(t, earliest)
+            return
+        shared = self.shared(t)
+        if shared is not None:
+            self.drafts.append(Draft(shared))
+            self.add_partial(t, len(self.drafts) - 1, shared)
+            return
         if not options:
             self.put_serial(t, earliest)
             return
@@ -172,6 +183,17 @@ class Planner:
             return task.axes
         return [axis for axis in task.axes if axis in (*contraction.batch, *contraction.rows, *contraction.columns)]
 
+    def shared(self, t: int) -> Index | None:
+        """The outermost index of a sum, if blocks do better to divide it: their partial results are little beside what
+        they read, while parts of a short result would each walk all of that."""
+        task = self.links.tasks[t]
+        grows = any(not axis.extent.is_Integer for axis in task.axes)
+        if not task.over or grows or self.costs[t] < 4 * BLOCK_NS:
+            return None
+        index = task.over[0]
+        draft = Draft(index, {t: index.symbol}, [t])
+        return index if self.partial_pays(t, index, draft) else None
+
     def gain(self, t: int, index: Index) -> float:
         tasks = self.links.tasks
         following = [Item(k, tasks[k].axes) for k in range(t + 1, min(t + 1 + AHEAD, len(tasks)))]
@@ -198,7 +220,7 @@ class Planner:
     def join_draft(self, t: int, at: int, group: Group) -> bool:
         draft = self.drafts[at]
         index = joining(t, self.options(t), group, self.ground) or self.shared_dim(t, draft)
-        if index is not None:
+        if index is not None and self.suits(t, index, draft):
             self.add(t, at, index.symbol)
             return True
         index = joining(t, self.links.tasks[t].over, group, self.ground)
@@ -206,6 +228,14 @@ class Planner:
             self.add_partial(t, at, index)
             return True
         return False
+
+    def suits(self, t: int, index: Index, draft: Draft) -> bool:
+        """Whether blocks that hold `t` as well would be long enough for each product's tiles: one picture is work
+        enough for a convolution, and a matrix wants many rows."""
+        opened = {**draft.opened, t: index.symbol}
+        wanted = [self.tile_rows(k, opened[k]) for k in (*draft.tasks, t) if self.costs[k] >= TINY_NS]
+        size = self.block_size(Draft(draft.index, opened, [*draft.tasks, t]))
+        return 2 * size >= min(max(wanted, default=0), self.sizes.of(index.extent))
 
     def shared_dim(self, t: int, draft: Draft) -> Index | None:
         """Independent work over the same symbolic size, which is what a step has in common, joins as well."""
@@ -280,7 +310,7 @@ class Planner:
         cost = sum(self.costs[t] for t in draft.tasks)
         row = sum(self.row_bytes(t, draft.opened[t]) for t in draft.tasks)
         size = max(math.ceil(extent * min(1.0, BLOCK_NS / max(cost, 1.0))), math.ceil(extent / BLOCKS))
-        rows = max((self.tile_rows(t, draft.opened[t]) for t in draft.tasks), default=0)
+        rows = self.wanted_rows(draft, cost)
         if rows:  # the block's results stay in the cache, if its tiles can afford it
             size = max(rows, min(size, BLOCK_BYTES // max(row, 1)))
         if size > LANES and draft.index.extent.is_Integer:
@@ -288,6 +318,17 @@ class Planner:
         elif size > LANES:
             size = -(-size // (2 * LANES)) * 2 * LANES
         return min(size, extent) if draft.index.extent.is_Integer else size
+
+    def wanted_rows(self, draft: Draft, cost: float) -> int:
+        """As many rows as products want that together are no minor part of the kernel's work."""
+        found, work = 0, 0.0
+        for rows, each in sorted(
+            ((self.tile_rows(t, draft.opened[t]), self.costs[t]) for t in draft.tasks), reverse=True
+        ):
+            found, work = rows, work + each
+            if MINOR * work >= cost:
+                break
+        return found
 
     def tile_rows(self, t: int, symbol: sp.Symbol) -> int:
         """What a block should hold at least if it divides a product: its tiles read the other operand once a block."""

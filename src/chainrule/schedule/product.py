@@ -48,7 +48,8 @@ def contraction_of(task: Task) -> Contraction | None:
     left, right, scale = two
     own = {index.symbol for index in task.indices}
     in_left, in_right = (own.intersection(*[_symbols(read)]) for read in (left, right))
-    if not (_affine(left, own) and _affine(right, own)):
+    moving = own - ({a.symbol for a in task.axes} & in_left & in_right)  # a batch stands still inside a product
+    if not (_affine(left, moving) and _affine(right, moving)):
         return None
     rows = tuple(a for a in task.axes if a.symbol in in_left - in_right)
     columns = tuple(a for a in task.axes if a.symbol in in_right - in_left)

@@ -14,6 +14,7 @@ from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leave
 from chainrule.schedule.cost import Sizes, cost_of
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.kernels import Draft, Plan, planner_of
+from chainrule.schedule.layout import lay_out
 from chainrule.schedule.tree import Ground, Item, build
 from chainrule.schedule.work import Work, work_of
 
@@ -27,6 +28,7 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
     sizes: of dims, what to schedule for; the program is right for every other size as well.
     """
     typical = Sizes(graph, sizes)
+    graph = lay_out(graph, typical)
     work = work_of(graph, typical)
     planner = planner_of(work.tasks, work.tensors, typical)
     plan = planner.finished()

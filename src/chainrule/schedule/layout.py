@@ -1,0 +1,80 @@
+"""In which order the axes of what lies between lie in memory: channels last, wherever a convolution wants it.
+
+Inputs, parameters, states and outputs keep the order that was written; everything else takes the order that suits
+who computes it, and every read follows. So a layout changes at the edges alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import sympy as sp
+
+from chainrule.ir.expression import index_symbol, slot
+from chainrule.ir.formula import Access, Formula
+from chainrule.ir.graph import Graph, Node, Tensor
+from chainrule.schedule.cost import Sizes
+from chainrule.schedule.task import fresh
+from chainrule.schedule.windows import WIDE, Laid, nameless, windowed
+
+Places = tuple[sp.Expr, ...]
+
+
+def lay_out(graph: Graph, sizes: Sizes) -> Graph:
+    """`graph` with convolutions as products over gathered operands, and its inner tensors in orders that suit them."""
+    fixed = {*graph.roots, *(name for node in graph.nodes if not isinstance(node, Formula) for name in node.tensors)}
+    tensors = dict(graph.tensors)
+    moved: dict[str, Places] = {}
+    gathered: dict[Formula, str] = {}
+    nodes: list[Node] = []
+    for node in (node for nodes in graph.components for node in nodes):
+        if not isinstance(node, Formula):
+            nodes.append(node)
+            continue
+        f = replace(node, reads=tuple(_followed(read, moved) for read in node.reads))
+        laid = None
+        if not graph.is_recurrent(f.out):
+            known = any(name in moved for name in f.tensors)
+            laid = windowed(f, tensors, sizes, known, gathered) or (_like(f, moved) if f.out not in fixed else None)
+        if laid is None:
+            nodes.append(f)
+            continue
+        if f.out in fixed or not laid.exact:
+            laid = _copied(f, laid, tensors)
+        else:
+            moved[f.out] = laid.places
+        nodes += laid.made
+        gathered |= {nameless(made): made.out for made in laid.made[:-1]}
+        tensors |= {made.out: Tensor(made.out, made.shape, made.dtype, made.bound) for made in laid.made}
+    return graph if not moved and len(nodes) == len(graph.nodes) else replace(graph, nodes=tuple(nodes))
+
+
+def _followed(read: Access, moved: Mapping[str, Places]) -> Access:
+    """`read` of what its tensor has become."""
+    places = moved.get(read.tensor)
+    if places is None:
+        return read
+    names = {index_symbol(f"_i{k:02}"): index for k, index in enumerate(read.indices)}
+    return replace(read, indices=tuple(place.xreplace(names) for place in places))
+
+
+def _like(f: Formula, moved: Mapping[str, Places]) -> Laid | None:
+    """`f` with its axes in the order of what it reads: the axis that is last there is last here."""
+    lasts = [read.indices[-1] for read in f.reads if read.tensor in moved]
+    last = next((a for a in f.axes if a.symbol in lasts and a.extent.is_Integer and a.extent >= WIDE), None)
+    if last is None or last == f.axes[-1]:
+        return None
+    axes = (*(a for a in f.axes if a != last), last)
+    return Laid((replace(f, axes=axes),), tuple(a.symbol for a in axes))
+
+
+def _copied(f: Formula, laid: Laid, tensors: Mapping[str, Tensor]) -> Laid:
+    """The same, and `f`'s tensor as it was written."""
+    *made, last = laid.made
+    inner = replace(last, out=fresh(f"{f.out}_laid", tensors), stop=False)
+    read = Access(inner.out, laid.places)
+    copy = Formula(
+        f.out, f.axes, (), slot(0, f.dtype.sort), (read,), dtype=f.dtype, bound=f.bound, stop=f.stop, origin=f.origin
+    )
+    return Laid((*made, inner, copy), tuple(a.symbol for a in f.axes))

@@ -1,0 +1,312 @@
+"""Convolutions made products that a register tile can compute: what a window reads is gathered once.
+
+    y[n, o, i, j] = sum[q, r, s] x[n, q, i + r - 1, j + s - 1; 0] * K[o, q, r, s]
+        ->  xg[n, q, a, b] = x[n, q, a - 1, b - 1; 0];  Kg[r, s, q, o] = K[o, q, r, s]
+            y[n, i, j, o] = sum[r, s, q] xg[n, q, i + r, j + s] * Kg[r, s, q, o]
+
+A read that needs several indices only in their sum is computed once for each sum: so padding, dilation and the
+correlation that is a weight's gradient are one case. Where a condition says that d divides such a sum, which is what
+a stride d leaves in the other operand's gradient, axis and index are first split into their quotient and remainder;
+an axis on which alone such a condition stands is computed where it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import sympy as sp
+
+from chainrule.ir.affine import Facts, affine
+from chainrule.ir.expression import index_symbol, quotient, remainder, slot
+from chainrule.ir.formula import Access, Formula, Index
+from chainrule.ir.graph import Tensor
+from chainrule.schedule.cost import Sizes
+from chainrule.schedule.product import NARROW, Contraction, contraction_of
+from chainrule.schedule.task import fresh, task_of
+
+WIDE = 8
+"""What the columns of a tile should be at least."""
+
+
+@dataclass(frozen=True)
+class Laid:
+    """Formulas that compute a tensor in another order of axes: the last of them, read at `places`.
+
+    places: over the symbols of the tensor's own axes. exact: a place beyond the tensor is one beyond `made` too.
+    """
+
+    made: tuple[Formula, ...]
+    places: tuple[sp.Expr, ...]
+    exact: bool = True
+
+
+def windowed(
+    f: Formula, tensors: Mapping[str, Tensor], sizes: Sizes, always: bool, known: Mapping[Formula, str]
+) -> Laid | None:
+    """`f` as a product over gathered operands; None where it is none, or has no window and not `always`.
+
+    known: what was gathered before, under the name of nothing (`nameless`).
+    """
+    if not f.over or sizes.points(i.extent for i in f.indices) < NARROW:
+        return None
+    at = unstrided(f)
+    whole = at.formula
+    c = contraction_of(task_of(whole, tensors))
+    if c is None or not (always or whole is not f or any(_is_window(read, whole) for read in (c.left, c.right))):
+        return None
+    chosen = _oriented(c, whole)
+    if chosen is None:
+        return None
+    c, column = chosen
+    axes = (*(a for a in whole.axes if a != column), column)
+    over = _in_order(c.inner, whole)
+    taken = dict(tensors)
+    made: list[Formula] = []
+    reads: list[Access] = []
+    beside = [a for a in c.columns if a != column]
+    memory = [i.symbol for i in (*c.batch, *beside, *over, column)]
+    for read, order in ((c.left, None), (c.right, memory)):
+        found = _gathered(read, whole, order, c.batch, taken)
+        if found is None:
+            return None
+        gathered, access = found
+        if gathered is not None and (same := known.get(nameless(gathered))) is not None:
+            access = replace(access, tensor=same)
+        elif gathered is not None:
+            made.append(gathered)
+            taken[gathered.out] = Tensor(gathered.out, gathered.shape)
+        reads.append(access)
+    numbers = {slot_of: k for k, slot_of in enumerate(whole.reads)}
+    kept = list(whole.reads)
+    for old, new in zip((c.left, c.right), reads, strict=True):
+        kept[numbers[old]] = new
+    result = replace(whole, axes=axes, over=over, reads=tuple(kept))
+    where_is = {a.symbol: place for a, place in zip(whole.axes, at.places, strict=True)}
+    places = tuple(where_is[a.symbol] for a in axes)
+    if not at.where:
+        return Laid((*made, result), places, at.exact)
+    last = next((a for a in f.axes if a.symbol == places[-1]), None)
+    if last is None:
+        return None
+    result = replace(result, out=fresh(f"{f.out}_product", taken), stop=False)
+    axes = (*(a for a in f.axes if a != last), last)
+    spread = replace(f, axes=axes, over=(), body=slot(0), reads=(Access(result.out, places),), where=at.where)
+    return Laid((*made, result, spread), tuple(a.symbol for a in axes))
+
+
+def nameless(f: Formula) -> Formula:
+    """What is equal for all formulas that compute the same."""
+    return replace(f, out="")
+
+
+@dataclass(frozen=True)
+class Split:
+    """A formula whose axes stand for another's at `places`, over that one's symbols; it is 0 unless `where`.
+
+    exact: every extent that was split is a whole number of parts.
+    """
+
+    formula: Formula
+    places: tuple[sp.Expr, ...]
+    where: tuple[sp.Basic, ...] = ()
+    exact: bool = True
+
+
+def unstrided(f: Formula) -> Split:
+    """`f` with h = d h' + e and r = d r' + (e + c) % d for each condition (h + c - r) % d == 0.
+
+    Where there is no r, h' = (h + c) // d, and the condition is left to who reads it.
+    """
+    at = Split(f, tuple(a.symbol for a in f.axes))
+    for _ in f.where:
+        at = next((made for c in at.formula.where if (made := _without(at, c)) is not None), at)
+    return at
+
+
+def _without(split: Split, condition: sp.Basic) -> Split | None:
+    """The same without `condition`, if it is one that says that a number divides a place."""
+    stride = _stride_of(condition, split.formula)
+    if stride is None:
+        return None
+    return _alone(split, stride) if stride.r is None else _split(split, stride, stride.r)
+
+
+@dataclass(frozen=True)
+class Stride:
+    """``(h + s r + c) % d == 0`` with s = 1 or -1; r is None where there is none."""
+
+    condition: sp.Basic
+    sum: sp.Expr
+    d: int
+    h: Index
+    r: Index | None
+    s: int
+    c: int
+
+
+def _stride_of(condition: sp.Basic, f: Formula) -> Stride | None:
+    if not (isinstance(condition, sp.Eq) and isinstance(condition.lhs, remainder) and condition.rhs == 0):
+        return None
+    total, d = condition.lhs.args
+    form = affine(total)
+    if form is None or not d.is_Integer or not form.rest.is_Integer:
+        return None
+    axes = [a for a in f.axes if form.coefficients.get(a.symbol) == 1 and a.extent.is_Integer]
+    over = [r for r in f.over if form.coefficients.get(r.symbol) in (1, -1) and r.extent.is_Integer]
+    if len(axes) != 1 or len(over) != len(form.coefficients) - 1 or len(over) > 1:
+        return None
+    names = {i.symbol for i in (*axes, *over)}
+    if any(read.outside not in (None, sp.S.Zero) for read in f.reads if names & _symbols(read.indices)):
+        return None
+    r = over[0] if over else None
+    return Stride(condition, total, int(d), axes[0], r, int(form.coefficients[r.symbol]) if r else 0, int(form.rest))
+
+
+def _alone(whole: Split, at: Stride) -> Split | None:
+    """The axis h becomes (h + c) // d, where nothing needs h but so."""
+    f, k, d = whole.formula, whole.formula.axes.index(at.h), sp.Integer(at.d)
+    symbol = index_symbol("_h")
+    names: dict[sp.Basic, sp.Basic] = {quotient(at.sum, d): symbol}
+    reads = tuple(read.renamed(names) for read in f.reads)
+    rest = tuple(c.xreplace(names) for c in f.where if c != at.condition)
+    if at.c < 0 or at.h.symbol in _symbols((f.body, *rest, *(i for read in reads for i in read.indices))):
+        return None
+    axis = Index(symbol, (at.h.extent - 1 + at.c) // d + 1, at.h.name)
+    place = whole.places[k] + at.c
+    return replace(
+        whole,
+        formula=replace(f, axes=(*f.axes[:k], axis, *f.axes[k + 1 :]), reads=reads, where=rest),
+        places=(*whole.places[:k], quotient(place, d), *whole.places[k + 1 :]),
+        where=(*whole.where, sp.Eq(remainder(place, d), 0)),
+    )
+
+
+def _split(split: Split, at: Stride, over: Index) -> Split:
+    f, places = split.formula, split.places
+    h, e, r = index_symbol("_h"), index_symbol("_e"), index_symbol("_k")
+    d, ahead = sp.Integer(at.d), e + at.c
+    rest, whole = (
+        (remainder(ahead, d), quotient(ahead, d)) if at.s < 0 else (remainder(-ahead, d), quotient(ahead + d - 1, d))
+    )
+    first: dict[sp.Basic, sp.Basic] = {quotient(at.sum, d): h + at.s * r + whole}
+    then: dict[sp.Basic, sp.Basic] = {at.h.symbol: d * h + e, over.symbol: d * r + rest}
+    names = {at.h.symbol, over.symbol}
+
+    def moved(read: Access) -> Access:
+        if not names & _symbols(read.indices):
+            return read
+        return replace(read.renamed(first).renamed(then), outside=sp.S.Zero)  # a last place may be beyond
+
+    k = f.axes.index(at.h)
+    split_axes = (Index(h, -(-at.h.extent // d), at.h.name), Index(e, d, f"{at.h.name}_rest"))
+    made = replace(
+        f,
+        axes=(*f.axes[:k], *split_axes, *f.axes[k + 1 :]),
+        over=tuple(Index(r, -(-i.extent // d), i.name) if i == over else i for i in f.over),
+        body=f.body.xreplace(then),
+        reads=tuple(map(moved, f.reads)),
+        where=tuple(c.xreplace(first).xreplace(then) for c in f.where if c != at.condition),
+    )
+    places = (*places[:k], quotient(places[k], d), remainder(places[k], d), *places[k + 1 :])
+    return replace(split, formula=made, places=places, exact=split.exact and at.h.extent % d == 0)
+
+
+def _symbols(indices: Iterable[sp.Basic]) -> set[sp.Symbol]:
+    return set().union(*(i.free_symbols for i in indices), set())
+
+
+def _is_window(read: Access, f: Formula) -> bool:
+    """Whether an index of the read moves with several of the formula's."""
+    own = {i.symbol for i in f.indices}
+    return any(len(i.free_symbols & own) > 1 for i in read.indices)
+
+
+def _oriented(c: Contraction, f: Formula) -> tuple[Contraction, Index] | None:
+    """`c` such that its columns hold the index that is best for vectors: a channel, else a place; and which it is."""
+    best: tuple[tuple[bool, int, bool], Index, bool] | None = None
+    for side, read, right in ((c.columns, c.right, True), (c.rows, c.left, False)):
+        for axis in side:
+            rank = _rank(axis, read, f)
+            if rank is not None and (best is None or rank > best[0]):
+                best = rank, axis, right
+    if best is None:
+        return None
+    _, axis, right = best
+    if not right:
+        c = replace(c, left=c.right, right=c.left, rows=c.columns, columns=c.rows)
+    return c, axis
+
+
+def _rank(axis: Index, read: Access, f: Formula) -> tuple[bool, int, bool] | None:
+    """How good an axis is as a tile's columns: those that stand alone in their place come first, then the longest,
+    then those of a tensor that is read over no windows."""
+    holding = [i for i in read.indices if axis.symbol in i.free_symbols]
+    if len(holding) != 1 or not axis.extent.is_Integer or axis.extent < WIDE:
+        return None
+    form = affine(holding[0])
+    if form is None or form.coefficients.get(axis.symbol) != 1:
+        return None
+    alone = not holding[0].free_symbols & ({i.symbol for i in f.indices} - {axis.symbol})
+    return alone, int(axis.extent), not _is_window(read, f)
+
+
+def _in_order(inner: Sequence[Index], f: Formula) -> tuple[Index, ...]:
+    """The loops of a product's sum: sizes that are not known outside, then places of windows, then channels."""
+    own = {i.symbol for i in f.indices}
+    windows = {s for read in f.reads for i in read.indices if len(i.free_symbols & own) > 1 for s in i.free_symbols}
+
+    def key(index: Index) -> int:
+        return 0 if not index.extent.is_Integer else 1 if index.symbol in windows else 2
+
+    return tuple(sorted(inner, key=key))
+
+
+def _gathered(
+    read: Access, f: Formula, order: Sequence[sp.Symbol] | None, batch: Sequence[Index], taken: Mapping[str, Tensor]
+) -> tuple[Formula | None, Access] | None:
+    """What `read` reads as a tensor of its own, if it must be, and the read of that; None where that cannot be.
+
+    order: of the indices in memory, the columns last; None: as they are.
+    """
+    own = {i.symbol: i for i in f.indices}
+    together = {a.symbol for a in batch}
+    facts = Facts({i.symbol: i.extent for i in f.indices})
+    axes: list[tuple[int, Index, sp.Expr]] = []  # the rank in memory, the axis, and where it is read
+    from_: list[sp.Expr] = []
+    guarded = False
+    for k, (index, extent) in enumerate(zip(read.indices, taken[read.tensor].shape, strict=True)):
+        symbols = [s for s in own if s in index.free_symbols]
+
+        def rank(symbols: Sequence[sp.Symbol], k: int = k) -> int:
+            return k if order is None else max(map(order.index, symbols), default=-1)
+
+        if index in own and own[index].extent == extent:
+            axes.append((rank(symbols), own[index], index))
+            from_.append(index)
+            continue
+        low, high = facts.low(index), facts.low(-index)
+        if low is None or high is None:
+            return None
+        guarded = guarded or not (facts.is_nonnegative(index) and facts.is_below(index, extent))
+        if len(set(symbols) - together) == 1 and together & set(symbols):  # a place for each, for they are few
+            axes += [(rank([s]), own[s], s) for s in symbols]
+            from_.append(index)
+        elif symbols:
+            if not (low.is_Integer and high.is_Integer):
+                return None
+            axis = Index(index_symbol(f"_w{k:02}"), 1 - high - low, own[symbols[0]].name)
+            axes.append((rank(symbols), axis, sp.expand(index - low)))
+            from_.append(axis.symbol + low)
+        else:
+            from_.append(index)
+    if len({axis.symbol for _, axis, _ in axes}) < len(axes):
+        return None
+    ordered = axes if order is None else sorted(axes, key=lambda a: a[0])
+    if not guarded and ordered == axes and (order is None or read.indices[-1] == axes[-1][1].symbol):
+        return None, replace(read, outside=None)
+    outside = read.outside if guarded else None
+    name = fresh(f"{read.tensor}_gathered", taken)
+    copied = Access(read.tensor, tuple(from_), outside)
+    made = Formula(name, tuple(axis for _, axis, _ in ordered), (), slot(0), (copied,), origin=f.origin)
+    return made, Access(name, tuple(at for _, _, at in ordered))

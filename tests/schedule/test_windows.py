@@ -1,0 +1,146 @@
+"""Convolutions become products over gathered operands: the values stay, and every one of the three is a tile's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chainrule.compiler import derive
+from chainrule.ir.formula import Formula
+from chainrule.ir.validate import validate
+from chainrule.options import Options
+from chainrule.reference import evaluate
+from chainrule.schedule import layout, windows
+from chainrule.schedule.cost import Sizes
+from chainrule.schedule.layout import lay_out
+from chainrule.schedule.product import contraction_of
+from chainrule.schedule.task import task_of
+from chainrule.source import Source
+from chainrule.views import point
+
+ONE = """model m():
+    dim batch
+    input x[batch, {channels}, {size}, {size}]
+    y = conv2d(relu(x), {out}, kernel = {kernel}, stride = {stride}, pad = {pad}, dilation = {dilation})
+    loss = mean(y * y)
+"""
+
+
+def graph_of(text, *wrt):
+    """The loss of a model, and its gradients, ready to be scheduled."""
+    return derive(Source(text, "m.graph"), Options("gradient", wrt=wrt)).graph
+
+
+def values(graph, point):
+    return evaluate(graph, point, seed=0, step=0)
+
+
+def agree(text, *wrt):
+    """Whether `lay_out` keeps the values of a model; the graph that it gives."""
+    graph = graph_of(text, *wrt)
+    laid = lay_out(graph, Sizes(graph))
+    validate(laid)
+    at = point(graph, "loss", seed=1)
+    before, after = values(graph, at), values(laid, at)
+    for name in graph.outputs:
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-12, atol=1e-12, err_msg=name)
+    return laid
+
+
+@settings(max_examples=25)
+@given(
+    channels=st.integers(1, 9),
+    out=st.sampled_from([1, 3, 8, 9]),
+    size=st.integers(3, 9),
+    kernel=st.integers(1, 3),
+    stride=st.integers(1, 3),
+    pad=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+)
+def test_what_is_computed_stays(monkeypatch_module, channels, out, size, kernel, stride, pad, dilation):
+    if size + 2 * pad < dilation * (kernel - 1) + 1:
+        return
+    agree(ONE.format(**locals()), "x", "y.conv2d.K")
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    """Every convolution counts as worth the trouble."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "NARROW", 0)
+        yield patch
+
+
+def products(laid):
+    return {
+        node.out: contraction_of(task_of(node, laid.tensors))
+        for node in laid.nodes
+        if isinstance(node, Formula) and node.over and contraction_of(task_of(node, laid.tensors)) is not None
+    }
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_forward_and_both_gradients_are_products_without_guards(kernel, stride):
+    text = ONE.format(channels=16, out=24, size=8, kernel=kernel, stride=stride, pad=kernel // 2, dilation=1)
+    found = products(agree(text, "x", "y.conv2d.K"))
+    assert len(found) == 3
+    for contraction in found.values():
+        assert contraction.left.outside is None and contraction.right.outside is None
+        assert contraction.columns[-1].extent in (16, 24)
+        assert contraction.right.indices[-1] == contraction.columns[-1].symbol
+
+
+def test_one_dimension_and_transposed_convolutions_are_products_too():
+    text = """model m():
+    dim batch
+    input x[batch, 16, 8]
+    y = conv_transpose1d(relu(conv1d(x, 16, pad = 1)), 8)
+    loss = mean(y * y)
+"""
+    found = products(agree(text, "x", "y.conv_transpose1d.K"))
+    assert len(found) >= 4
+
+
+def test_what_is_read_over_the_same_windows_is_gathered_once():
+    text = ONE.format(channels=16, out=16, size=8, kernel=3, stride=1, pad=1, dilation=1)
+    laid = agree(text, "x", "y.conv2d.K")
+    gathered = [node.out for node in laid.nodes if "_gathered" in node.out and node.reads[0].outside is not None]
+    assert len(gathered) == 2  # of x for the product and the weight's gradient, and of the cotangent
+
+
+def test_inner_tensors_have_channels_last_and_outputs_stay_as_written():
+    text = """model m():
+    dim batch
+    input x[batch, 8, 6, 6]
+    h = tanh(conv2d(x, 16, pad = 1))
+    output y = relu(conv2d(h, 16, pad = 1))
+    loss = mean(y * y)
+"""
+    graph = derive(Source(text, "m.graph"), Options("predict", outputs=("y", "loss"))).graph
+    laid = lay_out(graph, Sizes(graph))
+    assert [str(e) for e in laid.tensors["h"].shape] == ["batch", "6", "6", "16"]
+    assert [str(e) for e in laid.tensors["y"].shape] == ["batch", "16", "6", "6"]
+    at = point(graph, "loss", seed=2)
+    np.testing.assert_allclose(values(laid, at)["y"], values(graph, at)["y"], rtol=1e-12, atol=1e-12)
+
+
+def test_a_window_that_starts_too_late_is_noticed(monkeypatch):
+    text = ONE.format(channels=8, out=8, size=8, kernel=3, stride=2, pad=1, dilation=1)
+    kept = layout.windowed
+
+    def late(*given):
+        laid = kept(*given)
+        if laid is None:
+            return None
+        made = [windows.replace(f, reads=tuple(moved(r) for r in f.reads)) for f in laid.made[:-1]]
+        return windows.replace(laid, made=(*made, laid.made[-1]))
+
+    def moved(read):
+        return windows.replace(read, indices=tuple(i + (0 if i.is_Symbol else 1) for i in read.indices))
+
+    monkeypatch.setattr(layout, "windowed", late)
+    with pytest.raises(AssertionError):
+        agree(text, "x", "y.conv2d.K")
