@@ -62,7 +62,12 @@ def test_let_makes_one_set_of_parameters_used_twice():
     assert [n.out for n in made.nodes if n.out in ("p", "q")] == ["p", "q"]
 
 
-DEEP = "layer deep(x[*, i], out):\n    repeat 2:\n        x = relu(linear(x, out))\n    let g = linear(_, out)\n    y = g(g(x))\n"
+DEEP = """layer deep(x[*, i], out):
+    repeat 2:
+        x = relu(linear(x, out))
+    let g = linear(_, out)
+    y = g(g(x))
+"""
 
 
 def test_layers_inside_a_shared_layer_are_shared_too():
