@@ -57,7 +57,10 @@ def log_sum_exp(graph: Graph) -> Graph:
 
 
 def _summed(node: Node, graph: Graph) -> tuple[Formula, Formula, sp.Expr] | None:
-    """(S, S with the maps that it sums put in, u) where `node` is a sum of w · exp(u)."""
+    """(S, the same with what it counts as its body and its conditions, u) where `node` is a sum of w · exp(u).
+
+    The maps that it sums are put in, and choices of 0 are conditions: sum[k] (if c[k] then exp(z[k]) else 0).
+    """
     if not isinstance(node, Formula) or not node.over or node.reduce is not Reduce.SUM or node.stop:
         return None
     whole = node
@@ -67,10 +70,12 @@ def _summed(node: Node, graph: Graph) -> tuple[Formula, Formula, sp.Expr] | None
             k = next(k for k, read in enumerate(whole.reads) if read.tensor == name)
             if whole.reads[k].outside is None:
                 whole = substitute(whole, k, made)
-    exponents = [f.args[0] for f in sp.Mul.make_args(whole.body) if isinstance(f, sp.exp)]
-    if len(exponents) != 1 or sp.Mul(*(f for f in sp.Mul.make_args(whole.body) if not isinstance(f, sp.exp))).has(
-        sp.exp
-    ):
+    conditions, factors = _counted(whole.body)
+    if conditions:
+        whole = replace(whole, body=sp.Mul(*factors), where=(*whole.where, *conditions))
+        factors = list(sp.Mul.make_args(whole.body))  # its slots are numbered anew
+    exponents = [f.args[0] for f in factors if isinstance(f, sp.exp)]
+    if len(exponents) != 1 or any(f.has(sp.exp) for f in factors if not isinstance(f, sp.exp)):
         return None
     u = exponents[0]
     over = {r.symbol for r in whole.over}
@@ -83,7 +88,22 @@ def _summed(node: Node, graph: Graph) -> tuple[Formula, Formula, sp.Expr] | None
 
 
 def _is_exponential(f: Formula) -> bool:
-    return not f.over and not f.where and not f.stop and any(isinstance(x, sp.exp) for x in sp.Mul.make_args(f.body))
+    return not f.over and not f.stop and any(isinstance(x, sp.exp) for x in _counted(f.body)[1])
+
+
+def _counted(term: sp.Expr) -> tuple[list[sp.Basic], list[sp.Expr]]:
+    """`term` as a product that counts under conditions: a · (if c then b · exp(u) else 0) is a · b · exp(u) where c."""
+    conditions: list[sp.Basic] = []
+    factors: list[sp.Expr] = []
+    for f in sp.Mul.make_args(term):
+        if isinstance(f, Select) and f.has(sp.exp) and sp.S.Zero in f.args[1:]:
+            c, a, b = f.args
+            inner, rest = _counted(a if b == 0 else b)
+            conditions += [c if b == 0 else sp.Not(c), *inner]
+            factors += rest
+        else:
+            factors.append(f)
+    return conditions, factors
 
 
 @dataclass
