@@ -14,7 +14,8 @@ from tests.library import elementwise, losses, reductions, rows  # noqa: E402
 TABLE = elementwise.BUILT_IN | elementwise.LIBRARY | elementwise.ACTIVATIONS
 EASY = """
     prelu, rrelu, relu, relu6, leaky_relu, hardtanh, hardsigmoid, hardswish, hardshrink, softshrink, threshold, clip,
-    positive_part, negative_part, deg2rad, rad2deg, square, reciprocal, abs, sign, floor, ceil, round, trunc, frac
+    positive_part, negative_part, deg2rad, rad2deg, square, reciprocal, abs, sign, floor, ceil, round, trunc, frac,
+    isnan, isinf, isfinite
 """
 ONE = {
     name: row
@@ -38,7 +39,6 @@ DOMAINS = {  # by what a row draws
     rows.inside: lambda x: np.abs(x) < 0.99,
     rows.share: lambda x: (x > 0) & (x < 0.99),
 }
-LIMITS = {"gelu_tanh": 1e12}  # beyond, x^3 is infinite in float32
 
 
 def program(rows, names):
@@ -62,7 +62,6 @@ def test_float32_kernels_are_right_from_tiny_to_huge_arguments(names):
         y = row.oracle(*tensors)
         slopes = torch.autograd.grad(y.sum(), tensors, allow_unused=True)
         within = np.all([DOMAINS.get(row.draw.get(x), np.isfinite)(p) for x, p in zip(names, points, strict=True)], 0)
-        within &= np.all(np.abs(points) <= LIMITS.get(name, np.inf), 0)
         for what, want in zip(("w", *names), (y, *slopes), strict=True):
             want = np.zeros(len(within)) if want is None else want.detach().numpy()
             got = found[f"{what}{k}"]
@@ -117,3 +116,34 @@ def test_float32_kernels_of_reductions_and_losses_are_right():
             error = np.abs(found[f"{x}_{j}"] - want).max() / max(np.abs(want).max(), 1e-3)
             wrong += [(name, x, error, found[f"{x}_{j}"], want)] * (not error <= 2e-5)
     assert not wrong, "\n".join(map(str, wrong))
+
+
+def values(lines, **inputs):
+    text = "".join(f"    input {x}[{len(v)}]\n" for x, v in inputs.items())
+    text += "".join(f"    output y{k} = {line}\n" for k, line in enumerate(lines))
+    found = Model(Source(f"model m:\n{text}", "values.graph")).predict(**inputs)
+    return [found[f"y{k}"] for k in range(len(lines))]
+
+
+def test_nan_and_infinities_are_what_numpy_says():
+    x = np.array([np.nan, np.inf, -np.inf, 0, -1.5, np.nan, 2], np.float32)
+    t = np.array([1, np.nan, 3, np.nan, -2, np.nan, np.inf], np.float32)
+    names = ("isnan", "isinf", "isfinite", "nan_to_num")
+    for name, found in zip(names, values([f"{name}(x)" for name in names], x=x), strict=True):
+        np.testing.assert_array_equal(found, getattr(np, name)(x), err_msg=name)
+    for name, found in zip(("fmax", "fmin"), values(["fmax(x, t)", "fmin(x, t)"], x=x, t=t), strict=True):
+        np.testing.assert_array_equal(found, getattr(np, name)(x, t), err_msg=name)
+
+
+def test_float32_remainders_are_exact_while_their_quotient_is():
+    """An x / y that rounds up to an integer leaves no remainder of the wrong sign, and an infinite y leaves x."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(size=400) * 10 ** rng.uniform(-3, 5, 400), [0, 1, -1, 5, -5]]).astype(np.float32)
+    y = np.concatenate([rng.normal(size=400), [3, np.inf, -np.inf, -np.inf, np.inf]]).astype(np.float32)
+    x[:100] = y[:100] * rng.integers(-900, 900, 100).astype(np.float32)  # on the integers, but for a rounding
+    f, r = values(["fmod(x, t)", "remainder(x, t)"], x=x, t=y)
+    small = np.abs(x / y) < 2**22
+    np.testing.assert_array_equal(f[small], np.fmod(x, y)[small])
+    wide = np.remainder(x.astype(np.float64), y.astype(np.float64)).astype(np.float32)
+    np.testing.assert_allclose(r[small], wide[small], rtol=1e-6)
+    assert np.all((np.abs(f) < np.abs(y)) & (np.abs(r) <= np.abs(y)) | ~small)
