@@ -1,30 +1,30 @@
-"""From a kernel's Python function to an optimised LLVM module: Numba reads and types it, the rest is here.
+"""From a kernel's syntax tree to an optimised LLVM module: Numba types and emits each operation, the rest is ours.
 
 Nothing of Numba's runtime comes along: no reference counts, no CPython wrappers, no dispatchers.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+import ast
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import codegen, compiler, cpu, optional, typed_passes, types, typing, untyped_passes
-from numba.core.compiler_machinery import PassManager
+from numba.core import callconv, codegen, cpu, optional, types, typing
 from numba.core.typing import templates
 from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj
 
 from chainrule.codegen.target import Target
+from chainrule.codegen.translate import Translation, Value
 from chainrule.codegen.view import ELEMENTS, View
 
 I64, I8 = ir.IntType(64), ir.IntType(8)
 
 LOWERED = (builtins, mathimpl, numbers, optional, rangeobj, tupleobj)
-"""The parts of Python that kernels use: importing them tells Numba how to lower them."""
+"""The parts of Python that kernels use: importing them tells Numba how to emit them."""
 
 
 @dataclass(frozen=True)
@@ -104,31 +104,14 @@ class _Typing(typing.Context):
         """None."""
 
 
-class _Pipeline(compiler.CompilerBase):
-    """The passes of Numba that a kernel needs: no rewrites, no inlining, no closures."""
-
-    def define_pipelines(self) -> list[PassManager]:
-        manager = PassManager("kernel")
-        for step in (
-            untyped_passes.TranslateByteCode,
-            untyped_passes.FixupArgs,
-            untyped_passes.IRProcessing,
-            untyped_passes.ReconstructSSA,
-            typed_passes.NopythonTypeInference,
-            typed_passes.PreLowerStripPhis,
-            typed_passes.IRLegalization,
-            typed_passes.NativeLowering,
-            typed_passes.NoPythonBackend,
-        ):
-            manager.add_pass(step, step.__name__)
-        manager.finalize()
-        return [manager]
-
-
 @cache
-def _contexts() -> tuple[_Typing, _Context]:
-    types_of = _Typing()
-    return types_of, _Context(types_of)
+def _context() -> Any:
+    """What emits operations: `contract` everywhere, and division as IEEE has it."""
+    context = _Context(_Typing())
+    context.refresh()
+    context.typing_context.refresh()
+    model = callconv.create_error_model("numpy", context)
+    return context.subtarget(fastmath=cpu.FastMathOptions({"contract"}), error_model=model)
 
 
 @cache
@@ -141,50 +124,57 @@ def machine_for(target: Target) -> llvm.TargetMachine:
     )
 
 
-def _flags() -> compiler.Flags:
-    flags = compiler.Flags()
-    flags.no_compile = True
-    flags.no_cpython_wrapper = True
-    flags.no_cfunc_wrapper = True
-    flags.nrt = False
-    flags.error_model = "numpy"
-    flags.fastmath = cpu.FastMathOptions({"contract"})
-    return flags
-
-
 def module_of(
-    function: Callable[..., None], names: tuple[str, ...], parameters: tuple[Parameter, ...], symbol: str
+    tree: ast.FunctionDef,
+    space: Mapping[str, Any],
+    names: tuple[str, ...],
+    parameters: tuple[Parameter, ...],
+    symbol: str,
 ) -> llvm.ModuleRef:
-    """The kernel as an LLVM module with its exported wrapper. names: those that the arrays' extents mention.
+    """The kernel as an LLVM module with its exported wrapper.
+
+    space: the functions that its source can name. names: of its parameters, as the arrays' extents mention them.
 
     Raises numba's errors, and TypeError, where the function does not compile.
     """
-    arguments = (*map(_type, parameters), types.int64, types.int64)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = compiler.compile_extra(
-            *_contexts(), function, arguments, types.none, _flags(), {}, pipeline_class=_Pipeline
-        )
-    main, *others = dict.fromkeys(result.library.everything())
-    mangled = result.fndesc.mangled_name
-    body = main.get_global(mangled)
+    context = _context()
+    library = context.codegen().create_library("kernel")
+    module = library.create_ir_module("kernel")
+    kinds = (*map(_type, parameters), types.int64, types.int64)
+    packer = context.get_arg_packer(kinds)
+    body = ir.Function(module, ir.FunctionType(ir.VoidType(), packer.argument_types), "body")
+    body.linkage = "internal"
     body.attributes.add("noinline")  # its parameters are noalias, which inlining would weaken
     body.attributes.add("nounwind")
-    for argument in body.args[2:]:
+    for argument in body.args:
         if isinstance(argument.type, ir.PointerType):
             argument.add_attribute("noalias")
             argument.attributes.align = 64
-    _wrap(main, body, dict(zip(names, parameters, strict=False)), symbol)
-    linked = llvm.parse_assembly(_text(main, mangled))
+    with context.push_code_library(library):
+        _fill(context, body, packer, kinds, tree, space)
+    context.post_lowering(module, library)
+    library.add_ir_module(module)
+    _wrap(module, body, dict(zip(names, parameters, strict=False)), symbol)
+    main, *others = dict.fromkeys(library.everything())
+    linked = llvm.parse_assembly(str(main))
     for other in others:
-        linked.link_in(llvm.parse_assembly(_text(other, mangled)))
+        linked.link_in(llvm.parse_assembly(str(other)))
     return linked
 
 
-def _text(module: ir.Module, mangled: str) -> str:
-    """A module's text. Numba's names count what was compiled before, which must not show in the object."""
-    module.name = "kernel"
-    return str(module).replace(mangled, "body").replace("common global", "internal global")
+def _fill(
+    context: Any, body: ir.Function, packer: Any, kinds: tuple[types.Type, ...], tree: ast.FunctionDef, space: Any
+) -> None:
+    """The instructions of `tree` into `body`."""
+    slots = ir.IRBuilder(body.append_basic_block("entry"))
+    values = packer.from_arguments(slots, body.args)
+    given = {a.arg: Value(kind, value) for a, kind, value in zip(tree.args.args, kinds, values, strict=True)}
+    first = body.append_basic_block()
+    kernel = Translation(context, space, ir.IRBuilder(first), slots, given)
+    kernel.statements(tree.body)
+    kernel.builder.ret_void()
+    slots.position_at_end(body.entry_basic_block)
+    slots.branch(first)
 
 
 def _type(parameter: Parameter) -> types.Type:
@@ -209,8 +199,8 @@ def _wrap(module: ir.Module, body: ir.Function, parameters: dict[str, Parameter]
     sizes = [name for name, p in parameters.items() if isinstance(p, Size)]
     size = {name: entry(len(buffers) + k) for k, name in enumerate(sizes)}
     offset: ir.Value = ir.Constant(I64, 0)
-    pointers = iter([a.type for a in body.args[2:] if isinstance(a.type, ir.PointerType)])
-    arguments = [builder.alloca(a.type.pointee) for a in body.args[:2]]
+    pointers = iter([a.type for a in body.args if isinstance(a.type, ir.PointerType)])
+    arguments: list[ir.Value] = []
     for name, parameter in parameters.items():
         if isinstance(parameter, Size):
             arguments.append(size[name])

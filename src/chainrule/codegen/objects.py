@@ -1,7 +1,8 @@
 """From a kernel's generated source to its native object, and nothing that the object should not hold.
 
-`compile_object` lets Numba read and type the function, then optimises and emits its LLVM module itself: no NRT, no
-CPython, no pickles, one exported symbol with the fixed ABI of `chainrule.executable`,
+`compile_object` translates the source's tree, operation by operation as Numba types and emits them, then optimises the
+LLVM module and emits it: no NRT, no CPython, no pickles, one exported symbol with the fixed ABI of
+`chainrule.executable`,
 
     void kernel(int64 *table, int8 *scratch, int64 lo, int64 hi)
 
@@ -9,7 +10,7 @@ The table holds the buffers' addresses, then the sizes. Scratch arrays lie behin
 up to 64 bytes (`scratch_bytes`). Source that differs only in names, comments and docstrings gives the same bytes
 under the same symbol.
 
-This is the one place where generated text is executed, in a namespace of our own functions.
+To compile executes no text. `plain` does, the only place, in a namespace of our own functions.
 
 Flags, one by one: `contract` (a·b + c may be fused: faster and closer to the exact value) holds everywhere;
 `reassoc` only inside `accumulate`, whose order of summation is the vectors'; never `nnan`, `ninf`, `nsz`, `arcp`
@@ -55,7 +56,7 @@ __all__ = [
 ]
 __all__ += ["compile_object", "compile_objects", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
 
-FORMAT = 2  # part of every symbol: change it with anything here that changes the code of equal sources
+FORMAT = 3  # part of every symbol: change it with anything here that changes the code of equal sources
 
 LIBM = frozenset({
     "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "sin", "cos", "tan", "asin", "acos", "atan",
@@ -206,7 +207,9 @@ def _define(source: str, entry: str) -> Callable[..., None]:
 def _module(job: Job, symbol: str) -> llvm.ModuleRef:
     text, names = canonical(job)
     try:
-        return module_of(_define(text, "kernel"), names, job.parameters, symbol)
+        (tree,) = ast.parse(text).body
+        assert isinstance(tree, ast.FunctionDef)
+        return module_of(tree, NAMES, names, job.parameters, symbol)
     except (NumbaError, TypeError) as error:
         raise CompileError(f"{error}\n{text}\n# written as\n{job.source}") from error
 
@@ -232,8 +235,8 @@ def undefined_symbols(code: bytes) -> tuple[str, ...]:
 # one JSON line in and one out for each kernel. It imports nothing of the caller's, so scripts without a `__main__`
 # guard, notebooks and tests are safe; where no worker starts, or one dies, its share is compiled here.
 
-WORTH_A_WORKER = 4000
-"""Characters of source: a worker needs over a second to start, in which some ten kernels are compiled here."""
+WORTH_A_WORKER = 12000
+"""Characters of source: a worker needs a second to start, in which so much is compiled here."""
 
 
 def compile_objects(jobs: Sequence[Job], target: Target, workers: int | None = None) -> list[Compiled]:

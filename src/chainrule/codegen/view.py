@@ -8,7 +8,6 @@ In plain Python a NumPy array stands in for a view.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel import models, register_default
-from numba.core.imputils import lower_builtin
-from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
 from chainrule.codegen.lowering import Vector
 
@@ -57,20 +54,6 @@ class VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
 
-@infer_global(operator.getitem)
-class ReadElement(AbstractTemplate):
-    def generic(self, args: Sequence[types.Type], kws: Any) -> Any:
-        view, index = args
-        return signature(view.element, view, index) if isinstance(view, View) else None
-
-
-@infer_global(operator.setitem)
-class WriteElement(AbstractTemplate):
-    def generic(self, args: Sequence[types.Type], kws: Any) -> Any:
-        view, index, _ = args
-        return signature(types.none, view, index, view.element) if isinstance(view, View) else None
-
-
 def indices(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> list[ir.Value]:
     """The parts of an index, a tuple or one integer, as int64."""
     if not isinstance(kind, types.BaseTuple):  # type: ignore[attr-defined]
@@ -82,31 +65,25 @@ def indices(context: Any, builder: ir.IRBuilder, kind: types.Type, value: ir.Val
 def element_pointer(
     context: Any, builder: ir.IRBuilder, view: View, value: ir.Value, index: types.Type, at: ir.Value
 ) -> ir.Value:
-    """The address of ``view[index]``, row-major: ``((i0 n1 + i1) n2 + i2) ...``; one integer is a flat position."""
-    parts = cgutils.create_struct_proxy(view)(context, builder, value)
-    places = indices(context, builder, index, at)
-    if isinstance(index, types.BaseTuple) and len(places) != len(view.extents):  # type: ignore[attr-defined]
+    """The address of ``view[index]`` for an index that is a value: a tuple, or one integer."""
+    whole = isinstance(index, types.BaseTuple)  # type: ignore[attr-defined]
+    return element_at(builder, view, value, indices(context, builder, index, at), whole)
+
+
+def element_at(builder: ir.IRBuilder, view: View, value: ir.Value, places: Sequence[ir.Value], whole: bool) -> ir.Value:
+    """The address of an element, row-major: ``((i0 n1 + i1) n2 + i2) ...``.
+
+    whole: there is a place for each axis; else the one place is a flat position.
+    """
+    if whole and len(places) != len(view.extents):
         raise TypeError(f"{view} has {len(view.extents)} axes and is read at {len(places)} indices")
     flat = places[0] if places else ir.Constant(I64, 0)
-    for k, place in enumerate(places[1:], 1):
-        extent = view.extents[k]
-        n = getattr(parts, f"n{k}") if extent is None else ir.Constant(I64, extent)
+    parts = 1  # of the view's value: the address, then each extent known at run time only
+    for extent, place in zip(view.extents[1:], places[1:], strict=False):
+        n = ir.Constant(I64, extent) if extent is not None else builder.extract_value(value, parts)
+        parts += extent is None
         flat = builder.add(builder.mul(flat, n, flags=("nsw",)), place, flags=("nsw",))
-    return builder.gep(parts.data, [flat], inbounds=True)
-
-
-@lower_builtin(operator.getitem, View, types.Any)
-def _read(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
-    view, index = sig.args
-    return context.unpack_value(builder, view.element, element_pointer(context, builder, view, args[0], index, args[1]))
-
-
-@lower_builtin(operator.setitem, View, types.Any, types.Any)
-def _write(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
-    view, index, value = sig.args
-    pointer = element_pointer(context, builder, view, args[0], index, args[1])
-    context.pack_value(builder, value, args[2], pointer)
-    return context.get_dummy_value()
+    return builder.gep(builder.extract_value(value, 0), [flat], inbounds=True)
 
 
 def flat_position(view: np.ndarray[Any, Any], index: int | tuple[int, ...]) -> int:
