@@ -81,6 +81,8 @@ LIBRARY = {
     "fmin": two("fmin(x, t)", torch.fmin),
     "isclose": two("float(isclose(x, t))", lambda x, t: torch.isclose(x, t).double() + 0 * x * t),
     "ndtr": one("ndtr(x)", torch.special.ndtr),
+    "erfinv": one("erfinv(x)", torch.erfinv, inside),
+    "ndtri": one("ndtri(x)", torch.special.ndtri, share),
     "trigamma": one("trigamma(x)", lambda x: torch.polygamma(1, x), positive),
     "lbeta": two("lbeta(x, t)", lambda x, t: torch.lgamma(x) + torch.lgamma(t) - torch.lgamma(x + t),
                  x=positive, t=positive),

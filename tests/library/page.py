@@ -30,6 +30,7 @@ FILES = {
     "elementwise": "Functions of elements",
     "activations": "Activations",
     "reductions": "Reductions",
+    "order": "Order",
     "losses": "Losses",
     "layers": "Layers",
     "shapes": "Shapes",

@@ -56,7 +56,7 @@ def depthwise(draw: Draw) -> Case:
 
 
 def transposed(axes: int) -> Any:
-    function = (F.conv_transpose1d, F.conv_transpose2d)[axes - 1]
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
 
     def row(draw: Draw) -> Case:
         dims, shape, sizes = places(draw, axes, 3)
@@ -75,6 +75,24 @@ def unfolds(draw: Draw) -> Case:
     call = f"unfold(x, {k}, {stride}, {pad}, {dilation})"
     oracle = lambda x: F.unfold(x, k, dilation, pad, stride)  # noqa: E731
     return Case(f"{dims}; input x[n, 2, {shape}]", call, oracle, {**sizes, "n": max(sizes["n"], 1)})
+
+
+def folds(draw: Draw) -> Case:
+    k, stride, pad, dilation = attributes(draw, 2)
+    rows, cols = integer(draw, 4, 6), 5
+    down, across = ((m + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for m in (rows, cols))
+    call = f"fold(x, {rows}, {cols}, {k}, {stride}, {pad}, {dilation})"
+    oracle = lambda x: F.fold(x, (rows, cols), k, dilation, pad, stride)  # noqa: E731
+    return Case(f"dim n; input x[n, {2 * k * k}, {down * across}]", call, oracle, {"n": integer(draw, 1, 2)})
+
+
+def samples(draw: Draw) -> Case:
+    dims, shape, sizes = places(draw, 2)
+    align = integer(draw, 0, 1) == 1
+    call = f"grid_sample(x, grid{', align = true' if align else ''})"
+    oracle = lambda x, grid: F.grid_sample(x, grid, align_corners=align)  # noqa: E731
+    text = f"{dims}; input x[n, 2, {shape}]; input grid[n, 3, 4, 2]"
+    return Case(text, call, oracle, {**sizes, "n": max(sizes["n"], 1)}, twice=False)  # PyTorch has none
 
 
 def max_pool(axes: int) -> Any:
@@ -130,7 +148,10 @@ ROWS = {
     "depthwise_conv2d": depthwise,
     "conv_transpose1d": transposed(1),
     "conv_transpose2d": transposed(2),
+    "conv_transpose3d": transposed(3),
     "unfold": unfolds,
+    "fold": folds,
+    "grid_sample": samples,
     "max_pool1d": max_pool(1),
     "max_pool2d": max_pool(2),
     "max_pool3d": max_pool(3),
@@ -146,11 +167,27 @@ ROWS = {
     "adaptive_max_pool2d": whole(
         "adaptive_max_pool2d(x, {rows}, {cols})", lambda x, r, c: F.adaptive_max_pool2d(x, (r, c))
     ),
+    "adaptive_avg_pool3d": whole(
+        "adaptive_avg_pool3d(x, {rows}, {cols}, 2)", lambda x, r, c: F.adaptive_avg_pool3d(x, (r, c, 2)), axes=3
+    ),
+    "adaptive_max_pool1d": whole("adaptive_max_pool1d(x, {rows})", lambda x, r, c: F.adaptive_max_pool1d(x, r), axes=1),
+    "adaptive_max_pool3d": whole(
+        "adaptive_max_pool3d(x, {rows}, {cols}, 2)", lambda x, r, c: F.adaptive_max_pool3d(x, (r, c, 2)), axes=3
+    ),
     "upsample": whole("upsample(x, 3)", lambda x, r, c: F.interpolate(x, scale_factor=3, mode="nearest")),
     "resize_nearest": whole("resize_nearest(x, {rows}, {cols})", resized("nearest")),
     "resize_linear1d": whole("resize_linear1d(x, {rows})", resized("linear"), axes=1),
     "resize_linear1d, align": whole(
         "resize_linear1d(x, {rows}, align = true)", resized("linear", align_corners=True), axes=1
+    ),
+    "resize_cubic1d": whole(
+        "resize_cubic1d(x, {rows})",
+        lambda x, r, c: F.interpolate(x[:, :, None], (1, r), mode="bicubic")[:, :, 0],
+        axes=1,
+    ),
+    "resize_bicubic": whole("resize_bicubic(x, {rows}, {cols})", resized("bicubic")),
+    "resize_bicubic, align": whole(
+        "resize_bicubic(x, {rows}, {cols}, align = true)", resized("bicubic", align_corners=True)
     ),
     "resize_bilinear": whole("resize_bilinear(x, {rows}, {cols})", resized("bilinear")),
     "resize_bilinear, align": whole(

@@ -199,4 +199,11 @@ def stacked(draw: Draw) -> Case:
     return Case("dim n, i; input a[n, i]; input b[n, i]", "stack(a, b)", lambda a, b: torch.stack([a, b], -1), sizes)
 
 
-ROWS |= {"merge": merged, "stack": stacked}
+def bags(draw: Draw) -> Case:
+    mean = integer(draw, 0, 1) == 1
+    call = f"embedding_bag(index, table{'' if mean else ', average = false'})"
+    oracle = lambda i, table: table[i].mean(1) if mean else table[i].sum(1)  # noqa: E731
+    return Case("dim n; input index[n, 3] : index 4; input table[4, 2]", call, oracle, {"n": integer(draw, 0, 2)})
+
+
+ROWS |= {"merge": merged, "stack": stacked, "embedding_bag": bags}

@@ -23,18 +23,19 @@ from chainrule.reference import evaluate
 from tests.derive.test_library_gradients import values_of
 
 torch = pytest.importorskip("torch")
-from tests.library import elementwise, losses, reductions  # noqa: E402
+from tests.library import elementwise, losses, order, reductions  # noqa: E402
 
 LIBRARY = {
     "functions": elementwise.BUILT_IN,
     "elementwise": elementwise.LIBRARY,
     "activations": elementwise.ACTIVATIONS,
     "reductions": reductions.LIBRARY,
+    "order": order.LIBRARY,
     "losses": losses.LIBRARY,
 }
 ROWS = {name: row for rows in LIBRARY.values() for name, row in rows.items()}
 ROWS |= elementwise.SIGNS | reductions.SETTINGS | {f"{n} with indices": r for n, r in reductions.WRITTEN.items()}
-ROWS |= losses.SETTINGS
+ROWS |= losses.SETTINGS | order.SETTINGS
 PREPARE = (drop_dead, stabilize, expand_reductions)
 TOLERANCE = 1e-8
 
