@@ -73,6 +73,8 @@ UNARY = {
     "nn.functional.silu": "silu({x})",
     "nn.functional.softsign": "{x} / (1 + abs({x}))",
     "nn.functional.tanhshrink": "{x} - tanh({x})",
+    "erfinv": "erfinv({x})",
+    "special.ndtri": "ndtri({x})",
     "special.entr": "if {x} == 0 then 0 else if {x} < 0 then -inf else -{x} * log({x})",
     "special.ndtr": "erfc(-{x} / sqrt(2)) / 2",
 }

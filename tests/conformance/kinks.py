@@ -37,12 +37,21 @@ def theirs_is_nan(x: Any, ours: Any, theirs: Any) -> bool:
     return bool(np.all(np.isnan(theirs[other])) and np.all(ours[other] == 0))
 
 
+def by_logits(x: Any, ours: Any, theirs: Any) -> bool:
+    """What differs is the softmax's share: exp(x) times one number for each example, x[t, n, k]."""
+    s = (theirs - ours) / np.exp(x)
+    return bool(np.allclose(s, s[:1, :, :1], rtol=1e-6, atol=1e-9))
+
+
 KINKS: dict[str, Kink] = {
     "nn.functional.hardsigmoid": Kink(
         "PyTorch's derivative is 1/6 rounded to float32, in float64 too; the language's is 1/6", rounded_sixth
     ),
     "linalg.norm.subgradients_at_zero": Kink(
         "the norm of zeros: its second derivative is 0 here, NaN in PyTorch", at_zero
+    ),
+    "nn.functional.ctc_loss": Kink(
+        "PyTorch's gradient is that by the logits of a log_softmax, whatever the logarithms come from", by_logits
     ),
     "masked.logaddexp": Kink("second derivatives where a summand is masked: 0 here, NaN in PyTorch", theirs_is_nan),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Shape = tuple[int, ...]
 
@@ -61,6 +62,13 @@ class Value:
         if d is None or d == () or d == []:
             return tuple(range(self.rank))
         return tuple(sorted(self.dim(k) for k in ((d,) if isinstance(d, int) else d)))
+
+
+@dataclass(frozen=True)
+class NumberedValue(Value):
+    """An integer tensor, whose numbers may decide a shape or a bound."""
+
+    numbers: Any = None
 
 
 class Page:

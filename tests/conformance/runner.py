@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from chainrule.reference import evaluate
 from tests.conformance import derivation
-from tests.conformance.page import NotExpressible, OutOfScope, Page, Value
+from tests.conformance.page import NotExpressible, NumberedValue, OutOfScope, Page, Value
 from tests.conformance.tables import KINKS, ROWS, UNSAID
 
 TOLERANCE = 1e-8  # of the tensor's largest
@@ -143,13 +143,6 @@ def written(name: str, sample: Any) -> Case:
     result = ROWS[name](page, *arguments, **named)
     outputs = tuple(result) if isinstance(result, (tuple, list)) else (result,)
     return Case(page.text(outputs), outputs, tensors)
-
-
-@dataclass(frozen=True)
-class NumberedValue(Value):
-    """An integer tensor, whose numbers may decide a shape or a bound."""
-
-    numbers: Any = None
 
 
 def kind(tensor: torch.Tensor) -> str:

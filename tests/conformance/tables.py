@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.conformance import (
     combined,
+    composites,
     contractions,
     edges,
     elementwise,
@@ -13,6 +14,7 @@ from tests.conformance import (
     orders,
     pools,
     reductions,
+    sampling,
     shapes,
 )
 from tests.conformance.kinks import KINKS
@@ -32,6 +34,8 @@ FAMILIES = {
         losses,
         norms,
         pools,
+        sampling,
+        composites,
     )
 }
 ROWS = {name: row for module in FAMILIES.values() for name, row in module.ROWS.items()}

@@ -9,7 +9,6 @@ DTYPE = "out of scope: another floating-point type than float64"
 COMPLEX = "out of scope: complex numbers"
 SPARSE = "out of scope: sparse tensors"
 INSIDE = "out of scope: an inner part of PyTorch's own derivatives"
-LATER = "expressible; no row yet"
 
 UNSAID: dict[str, str] = {
     **dict.fromkeys(
@@ -79,6 +78,7 @@ UNSAID: dict[str, str] = {
             "nn.functional.feature_alpha_dropout.without_train",
             "nn.functional.fractional_max_pool2d",
             "nn.functional.fractional_max_pool3d",
+            "nn.functional.multi_head_attention_forward",
         ],
         DRAWS,
     ),
@@ -97,32 +97,7 @@ UNSAID: dict[str, str] = {
         ],
         INSIDE,
     ),
-    "erfinv": "the inverse error function: no built-in of that name",
-    "special.ndtri": "the inverse error function: no built-in of that name",
     "frexp": "the exponent of a float's representation",
     "matrix_exp": "a series or Padé form that depends on the matrix's norm",
     "as_strided_scatter": "out of scope: how a view lies in memory",
-    **dict.fromkeys(
-        [
-            "cdist",
-            "stft",
-            "gradient",
-            "nanmedian",
-            "nanquantile",
-            "nn.functional.linear_cross_entropy",
-            "nn.functional.linear_cross_entropy.chunked",
-            "nn.functional.linear_cross_entropy.chunked_none",
-            "_upsample_bilinear2d_aa",
-            "mode",
-            "nn.functional.embedding_bag",
-            "nn.functional.multi_head_attention_forward",
-            "nn.functional.grid_sample",
-            "grid_sampler_2d",
-            "grid_sampler_3d",
-            "nn.functional.ctc_loss",
-            "nn.functional.pdist",
-            "masked.median",
-        ],
-        LATER,
-    ),
 }
