@@ -220,6 +220,22 @@ def test_simplify_takes_out_sizes_and_factors_and_conditions():
     ]
 
 
+def test_simplify_drops_guards_of_reads_that_stay_inside():
+    g = graph(
+        formula("y i<3", "", x0, T("x", 0)[i + 1]),
+        formula("z i<3", "", x0, T("x", 0)[i + 2]),
+        inputs="x 4",
+        outputs="y z",
+    )
+    assert lines(simplify(g)) == ["y[i] = x[i + 1]", "z[i] = x[i + 2; 0]"]
+
+
+def test_simplify_makes_a_choice_in_a_sum_its_condition():
+    chosen = Select(j > i, 0, x0 * x1)
+    g = graph(formula("y i<N", "j<N", chosen, T("a")[i, j], X[j]), inputs="a N N, x N", outputs="y")
+    assert lines(simplify(g)) == ["y[i] = sum[j where j <= i] a[i, j] * x[j]"]
+
+
 def test_simplify_hoists_nothing_out_of_a_sum_that_may_be_of_nothing():
     g = graph(formula("y i<N", "j<N", x0 / x1, T("a")[i, j], T("s")[i]), inputs="a N N, s N")
     assert simplify(g) is g

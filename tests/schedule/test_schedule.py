@@ -9,13 +9,18 @@ import sympy as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chainrule.compiler import derive
 from chainrule.ir.expression import dim_symbol, slot
-from chainrule.ir.formula import DType
+from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, State, Tensor, Update
 from chainrule.ir.program import Product, leaves
 from chainrule.ir.validate import validate
 from chainrule.ir.validate_program import validate_program
+from chainrule.options import Options
 from chainrule.schedule import schedule
+from chainrule.schedule.cost import Sizes
+from chainrule.schedule.work import work_of
+from chainrule.source import Source
 from tests.schedule.graphs import (
     A,
     B,
@@ -203,3 +208,20 @@ def test_a_scatter_outside_its_axis_is_dropped() -> None:
     graph = g.graph("outside", ("y",))
     for seed in range(3):
         assert_law(graph, {}, seed=seed)
+
+
+CAUSAL = """model m():
+    dim batch
+    input x[batch, 32, 16]
+    y = multi_head(x, 2)
+    y = multi_head(tanh(y), 2)
+    loss = mean(y * y)
+"""
+
+
+def test_an_operand_that_a_mask_made_zero_is_not_masked_again() -> None:
+    graph = derive(Source(CAUSAL, "m.graph"), Options("gradient")).graph
+    masked = [f for f in graph.nodes if isinstance(f, Formula) and f.out.endswith(("q_bar", "k_bar")) and f.where]
+    assert len(masked) == 2  # of the second layer, whose cotangents matter where the mask shows alone
+    tasks = work_of(graph, Sizes(graph)).tasks
+    assert not any(task.where or task.out.endswith(("_left", "_right")) for task in tasks)

@@ -7,15 +7,16 @@ once for every tile of rows, so it pays wherever there are some. (Packing `left`
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from chainrule.codegen.operand import Leaf, atom, inner_loops, minus, place, plus, times, wholes
+from chainrule.codegen.operand import Extent, Leaf, atom, inner_loops, minus, place, plus, times, wholes
 
 
 def pack_right(leaf: Leaf, column: str, count: str) -> Iterator[str]:
     """``panel[k, c] = right[k, column + c]``, zeros beyond the last column; squares are turned in registers."""
     k, c, right, lanes, width = leaf.name("k"), leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
     whole = count == str(width)
-    if len(leaf.inner) == 1 and right.inner == ("1",) and right.column != "1" and whole:
+    if right.inner and right.inner[-1] == "1" and right.column != "1" and whole:
         yield from _pack_turned(leaf, column)
         return
     counted = len(leaf.inner) != 1
@@ -41,11 +42,21 @@ def pack_right(leaf: Leaf, column: str, count: str) -> Iterator[str]:
 
 
 def _pack_turned(leaf: Leaf, column: str) -> Iterator[str]:
-    """The panel of a transposed `right`, in squares of lanes × lanes."""
+    """The panel of a transposed `right`, in squares of lanes × lanes; the last inner range is the squares' own."""
+    *around, extent = leaf.inner
+    if not around:
+        yield from _squares(leaf, extent, column, "0")
+        return
+    k = leaf.name("k")
+    count = minus(extent.stop, extent.start)
+    yield f"{k} = 0"
+    yield from inner_loops(replace(leaf, inner=tuple(around)), [*_squares(leaf, extent, column, k), f"{k} += {count}"])
+
+
+def _squares(leaf: Leaf, extent: Extent, column: str, first: str) -> Iterator[str]:
     c, right, lanes, width = leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
-    (extent,) = leaf.inner
     here = place(right, "0", f"{column} + {c}")
-    k = minus(extent.name, extent.start)
+    k = plus(first, minus(extent.name, extent.start))
     into = f"{atom(k)} * {width} + {c}"
     lines, end = wholes(leaf, extent, lanes, "squares")
     yield from lines

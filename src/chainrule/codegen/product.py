@@ -42,7 +42,8 @@ from chainrule.codegen.target import Target
 __all__ = ["EPILOGUE", "Extent", "Operand", "Shape", "Way", "calls", "choose", "product_lines"]
 
 SMALL = 512  # multiplications: below, a tile's edges cost more than they save
-LARGE = 2**29  # above, OpenBLAS's blocking for all caches pays
+MIDDLE = 2**20  # above, OpenBLAS's packing of both operands may pay
+LARGE = 2**29  # above, its blocking for all caches pays
 COLLISION = 2048  # bytes: rows so far apart share few sets of the first cache
 NEAR = 36_000  # bytes of a panel that the first cache holds beside the rest
 DEEP = 256  # inner indices at a time, where a panel is cut
@@ -62,9 +63,12 @@ def choose(
     m, n, k = shape.rows or shape.typical_rows, shape.columns or 256, shape.inner or 256
     if into.column != "1" or m * n * k < SMALL:
         return Way("direct")
-    if m * n * k >= LARGE and _is_matrix(left, left.row) and _is_matrix(right, right.column) and m >= 64:
-        return Way("blas")
     lanes, size = target.lanes(element), target_bytes(element)
+    large = m >= 64 and m * n * k >= LARGE
+    # a left operand whose rows lie side by side and whose places collide would have to be packed as well
+    scattered = left.row == "1" and k >= DEEP and m * n * k >= MIDDLE and _collides("".join(left.inner[:1]), size)
+    if (large or scattered) and _is_matrix(left, left.row) and _is_matrix(right, right.column):
+        return Way("blas")
     vectors = 1 if n <= lanes else 2
     most = (target.registers - 4) // vectors if target.registers >= 32 else (target.registers - 3) // vectors
     width = lanes * vectors

@@ -27,7 +27,7 @@ def simplify(graph: Graph) -> Graph:
         if not isinstance(node, Formula):
             nodes.append(node)
             continue
-        f = _unused_indices(_factored(_inside(_conditions(node, graph.dims), graph)))
+        f = _unused_indices(_factored(_chosen(_inside(_conditions(node, graph.dims), graph))))
         nodes += _hoisted(f, graph.dims, taken)
     unchanged = len(nodes) == len(graph.nodes) and all(a is b for a, b in zip(nodes, graph.nodes, strict=True))
     return graph if unchanged else replace(graph, nodes=tuple(nodes))
@@ -74,6 +74,30 @@ def _stays(read: Access, of: Tensor, facts: Facts) -> bool:
         facts.is_nonnegative(index) and facts.is_below(index, extent)
         for index, extent in zip(read.indices, of.shape, strict=True)
     )
+
+
+def _chosen(f: Formula) -> Formula:
+    """``sum[s] (if s > t then 0 else e)`` is ``sum[s where s <= t] e``, which may be a product."""
+    if not f.over or f.reduce is not Reduce.SUM:
+        return f
+    where, factors = [], []
+    for factor in sp.Mul.make_args(f.body):
+        condition, kept = _condition_of(factor)
+        where += [] if condition is None else [condition]
+        factors.append(kept)
+    return replace(f, body=sp.Mul(*factors), where=(*f.where, *where)) if where else f
+
+
+def _condition_of(e: sp.Expr) -> tuple[sp.Basic | None, sp.Expr]:
+    """The condition on indices without which `e` is 0, and what it is where that holds."""
+    if isinstance(e, Select):
+        c, a, b = e.args
+        relation = isinstance(c, sp.core.relational.Relational) and not any(map(is_slot, c.free_symbols))
+        if relation and a.is_zero:
+            return sp.Not(c), b
+        if relation and b.is_zero:
+            return c, a
+    return None, e
 
 
 def _factored(f: Formula) -> Formula:

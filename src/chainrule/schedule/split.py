@@ -3,19 +3,20 @@
     y[n, o] = sum[i] g[n] * relu(x[n, i]) * W[i, o]
         ->  y_left[n, i] = relu(x[n, i]);  y_sum[n, o] = sum[i] y_left[n, i] * W[i, o];  y[n, o] = g[n] * y_sum[n, o]
 
-A condition on one operand's indices, such as a causal mask, makes that operand 0 where it does not hold.
+A condition on one operand's indices, such as a causal mask, makes that operand 0 where it does not hold; where it is
+that already, nothing is to do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import sympy as sp
 
-from chainrule.ir.expression import is_slot, slot, slot_number
+from chainrule.ir.expression import Select, is_slot, slot, slot_number
 from chainrule.ir.formula import Access, DType, Formula, Reduce
-from chainrule.ir.graph import Tensor
+from chainrule.ir.graph import Node, Tensor
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.product import NARROW
 from chainrule.schedule.task import fresh
@@ -23,8 +24,11 @@ from chainrule.schedule.task import fresh
 Indices = frozenset[sp.Symbol]
 
 
-def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes) -> list[Formula]:
-    """`f`, or the formulas that compute it around a plain product; the tensors that these add go into `tensors`."""
+def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mapping[str, Node]) -> list[Formula]:
+    """`f`, or the formulas that compute it around a plain product; the tensors that these add go into `tensors`.
+
+    producers: of what `f` reads.
+    """
     if f.reduce is not Reduce.SUM or not f.over or f.dtype is not DType.FLOAT:
         return [f]
     over = frozenset(r.symbol for r in f.over)
@@ -40,10 +44,13 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes) -> list[Formula]
     groups: list[list[sp.Expr]] = [[], []]
     for factor, moves in inner:
         groups[0 if moves <= sides[0] else 1].append(factor)
-    plain = [len(g) == 1 and is_slot(g[0]) and not where for g, where in zip(groups, wheres, strict=True)]
+    plain = [
+        len(g) == 1 and is_slot(g[0]) and set(where) <= _kept(f.reads[slot_number(g[0])], producers)
+        for g, where in zip(groups, wheres, strict=True)
+    ]
     scale_only = all(not factor.free_symbols & _own(f) and not _slots(factor) for factor in outer)
     if all(plain) and scale_only:
-        return [f]
+        return [replace(f, where=())]
     if not all(p or _is_small(f, side, sizes) for p, side in zip(plain, sides, strict=True)):
         return [f]
     made: list[Formula] = []
@@ -70,6 +77,19 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes) -> list[Formula]
     read = Access(total.out, tuple(a.symbol for a in f.axes))
     rest = replace(f, over=(), body=sp.Mul(*outer, slot(len(reads))), reads=(*reads, read), where=())
     return [*made, total, rest]
+
+
+def _kept(read: Access, producers: Mapping[str, Node]) -> set[sp.Basic]:
+    """The conditions without which what is read is 0 by its own formula."""
+    made = producers.get(read.tensor)
+    if not isinstance(made, Formula) or made.over or not isinstance(made.body, Select):
+        return set()
+    c, a, b = made.body.args
+    holds = sp.Not(c) if a.is_zero else c if b.is_zero else None
+    if holds is None or any(map(is_slot, holds.free_symbols)):
+        return set()
+    names = {axis.symbol: index for axis, index in zip(made.axes, read.indices, strict=True)}
+    return set(sp.And.make_args(holds.xreplace(names)))
 
 
 def _conditions(f: Formula, sides: tuple[Indices, Indices]) -> tuple[tuple[sp.Basic, ...], ...] | None:

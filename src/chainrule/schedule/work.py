@@ -60,7 +60,7 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
         if is_copy(f, tensors) and f.reads[0].tensor not in stores and not graph.is_recurrent(f.out):
             alias[f.out] = f.reads[0].tensor
         else:
-            formulas += split(f, tensors, sizes)
+            formulas += split(f, tensors, sizes, graph.producers)
     outputs = tuple((name, alias.get(name, name)) for name in graph.outputs)
     formulas, circles = circles_of(formulas)
     saved = {}
