@@ -11,7 +11,7 @@ import atexit
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache as once
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,14 +143,16 @@ def picture(
     kind: str,
     format: Literal["svg", "pdf", "png", "dot"] = "svg",
     depth: int | None = None,
+    notes: Sequence[str] = (),
 ) -> bytes:
     """A picture: ``forward``, ``backward``, ``both`` or ``program``; format svg, pdf, png or dot.
 
-    depth: collapse layers so deep in their paths, 0: never; None: where the picture would be illegible.
+    depth: collapse layers so deep in their paths, 0: never; None: where the picture would be illegible. notes: what
+    to say of each kernel of the program.
     """
     from chainrule import views
 
-    return views.picture(source, options, kind, format, depth)
+    return views.picture(source, options, kind, format, depth, notes)
 
 
 def html(source: Source, options: Options, kind: str) -> str:

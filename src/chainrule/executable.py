@@ -130,7 +130,7 @@ class Launch(msgspec.Struct, frozen=True):
     extent: the launch runs over [0, extent), which threads may divide (extent 1: serial).
     scratch: bytes of private memory that each thread needs. cost: nanoseconds, roughly, of the whole range on one
     core; the run side splits a range only where that pays.
-    reads, writes: which of `buffers` (by position here), for liveness and barriers.
+    reads, writes: which of `buffers` (by position here), for liveness and barriers. flops: of the whole range.
     """
 
     kernel: int
@@ -142,6 +142,7 @@ class Launch(msgspec.Struct, frozen=True):
     cost: Polynomial
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    flops: Polynomial = ()
 
 
 class Executable(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,11 +31,12 @@ def picture(
     kind: str,
     format: render.Format | Literal["dot"] = "svg",
     depth: int | None = None,
+    notes: Sequence[str] = (),
 ) -> bytes:
     """The graph that runs, or its program, drawn; formulas that became one kernel are framed together.
 
     kind: forward, backward, both (mirrored) or program. format: svg, pdf, png or dot (the text that Graphviz reads).
-    depth: of layers that are collapsed.
+    depth: of layers that are collapsed. notes: what to say of each kernel of the program.
     Raises ChainruleError where there is no such kind or format, or no Graphviz.
     """
     compiled = derive(source, options)
@@ -45,7 +46,7 @@ def picture(
         "forward": lambda: render.forward_picture(compiled.graph, frames, depth),
         "backward": lambda: render.backward_picture(compiled.graph, frames, depth),
         "both": lambda: render.both_picture(compiled.graph, depth),
-        "program": lambda: render.program_picture(kernels, compiled.graph.tensors),
+        "program": lambda: render.program_picture(kernels, compiled.graph.tensors, notes),
     }
     if kind not in drawings:
         raise ChainruleError(f"there is no picture {kind!r}: {nearest(kind, drawings)}")

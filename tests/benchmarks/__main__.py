@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from chainrule.runtime.ceilings import ceilings
 from tests.benchmarks import peers
-from tests.benchmarks.ceilings import ceilings
 from tests.benchmarks.main_job import measure_main_job
 from tests.benchmarks.measure import best_of_others, measure_row
 from tests.benchmarks.rows import ROWS, Row, named

@@ -84,7 +84,7 @@ def measure() -> dict[str, dict[str, float]]:
     report = {
         "launch": per_launch(nanoseconds(lambda: alone.run(INPUTS), 1)),
         "call from Python": nanoseconds(lambda: single.run(INPUTS), 100),
-        "of which the walker": nanoseconds(single._last.step, 100),
+        "of which the walker": nanoseconds(single.last.step, 100),
     }
     many = {"x": np.ones((LAUNCHES, 1, 2), np.float32), "label": INPUTS["label"]}
     report["step of many in a call"] = per_launch(nanoseconds(lambda: single.run(many, steps=LAUNCHES), 1))

@@ -73,7 +73,7 @@ def test_the_number_of_threads_changes_no_bit():
     alone, params, _ = results(regression(cost=100.0), 1, x=x, y=y)
     for threads in (2, 3, 5):
         found, others, runner = results(regression(cost=100.0), threads, x=x, y=y)
-        assert runner._last.tape.threads == threads
+        assert runner.last.tape.threads == threads
         for a, b in zip(alone, found, strict=True):
             assert all(np.array_equal(a[name], b[name]) for name in a)
         assert all(np.array_equal(params[name], others[name]) for name in params)
@@ -100,7 +100,7 @@ def test_a_thousand_barriers_in_a_row_hold(threads):
         found = runner.run({"x": x})
         a, b = links(300, x)
         assert np.allclose(found["a"], a, rtol=1e-6) and np.allclose(found["b"], b, rtol=1e-6)
-    assert runner._last.tape.entries[:, 4].sum() >= 299
+    assert runner.last.tape.entries[:, 4].sum() >= 299
 
 
 def test_a_barrier_left_out_is_noticed(monkeypatch):
@@ -150,7 +150,7 @@ def test_a_forked_child_has_its_own_workers():
     runner = Runner(executable, objects, Store(1), walker(), threads=2)
     x, y = np.random.default_rng(2).normal(size=(2, 50, 3)).astype(np.float32)
     runner.run({"x": x, "y": y})
-    assert runner._last.tape.threads == 2
+    assert runner.last.tape.threads == 2
     expected = (x - y).sum(1)
     child = os.fork()
     if child == 0:
@@ -171,7 +171,7 @@ from chainrule.runtime.store import Store
 runner = Runner(*regression(cost=1e4), Store(1), walker(), threads=3)
 x = np.ones((30, 3), np.float32)
 runner.run({{"x": x, "y": x}})
-assert runner._last.tape.threads == 3
+assert runner.last.tape.threads == 3
 """
 
 

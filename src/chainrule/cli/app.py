@@ -19,8 +19,10 @@ import chainrule
 from chainrule.errors import ChainruleError, ChainruleWarning
 
 if TYPE_CHECKING:
+    from chainrule.cli import bench as measured
     from chainrule.cli import models, training
 else:
+    measured = lazy_loader.load("chainrule.cli.bench", suppress_warning=True)
     models = lazy_loader.load("chainrule.cli.models", suppress_warning=True)
     training = lazy_loader.load("chainrule.cli.training", suppress_warning=True)
 
@@ -233,6 +235,38 @@ def check(
       chainrule check graphs/mlp.graph --set hidden=8 --json
     """
     raise typer.Exit(models.check_model(model, set or [], seed, json))
+
+
+@app.command(short_help="Time a step, kernel by kernel.")
+def bench(
+    model: Model,
+    set: Set = None,
+    size: Annotated[
+        list[str] | None,
+        typer.Option("--size", metavar="DIM=N", help="The size of a dim, as in batch=256; may be repeated."),
+    ] = None,
+    optimizer: Optimizer = "sgd",
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    top: Annotated[int, typer.Option(min=1, help="Show so many of the kernels that take longest.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the program there, each kernel with its figures.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Time a training step and each of its kernels, on drawn inputs.
+
+    Of each kernel: the time on one core, its share, GFLOP/s, GB/s of the arrays that it reads and writes, and how near
+    it comes to the machine's ceiling, which is measured in the same run: its products or its memory, what binds first.
+
+    \b
+    Examples:
+      chainrule bench graphs/mlp.graph --size batch=256
+      chainrule bench graphs/lenet.graph --top 5
+      chainrule bench graphs/gpt.graph --size batch=16 --size time=128 --json
+      chainrule bench graphs/mlp.graph --out pictures           # program.svg with the figures
+    """
+    measured.bench_model(measured.Asked(model, set or [], size or [], optimizer, dtype, threads), top, out, json)
 
 
 @app.command(short_help="Show how the gradients were derived.")

@@ -155,6 +155,7 @@ def _launch(
         cost=sizes.terms(sp.nsimplify(kernel.cost, rational=True)),
         reads=source.reads,
         writes=source.writes,
+        flops=sizes.terms(kernel.flops),
     )
 
 

@@ -113,7 +113,8 @@ class Block:
 class Kernel:
     """One compiled function. Without a block it runs once, on one thread.
 
-    locals: its scratch buffers. cost: nanoseconds, roughly, of the whole kernel on one core, over the dims.
+    locals: its scratch buffers. cost: nanoseconds, roughly, of the whole kernel on one core, over the dims; flops: its
+    arithmetic operations.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Kernel:
     locals: tuple[Buffer, ...] = ()
     block: Block | None = None
     cost: sp.Expr = sp.S.Zero
+    flops: sp.Expr = sp.S.Zero
     formulas: tuple[str, ...] = field(default=(), compare=False)  # the graph's nodes that it computes
 
 

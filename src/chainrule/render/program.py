@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from chainrule.ir.graph import Tensor
 from chainrule.ir.program import Buffer, Kernel, Program, accesses, leaves
@@ -17,10 +17,11 @@ LINES, WIDTH = 40, 96
 STORES: dict[str, Kind] = {"input": "input", "param": "param", "state": "state"}
 
 
-def program_picture(program: Program, tensors: Mapping[str, Tensor] | None = None) -> str:
+def program_picture(program: Program, tensors: Mapping[str, Tensor] | None = None, notes: Sequence[str] = ()) -> str:
     """DOT of `program`, an edge says that a kernel reads what another wrote, or an input, parameter or state.
 
-    tensors: of the graph that it was made of; their types say more than a buffer's.
+    tensors: of the graph that it was made of; their types say more than a buffer's. notes: what is to be said of each
+    kernel, such as its time.
     A kernel that overwrites a parameter or state in place says so in its last line.
     """
     stored = {b.name: STORES[b.space] for b in program.buffers if b.space in STORES}
@@ -36,7 +37,8 @@ def program_picture(program: Program, tensors: Mapping[str, Tensor] | None = Non
             if name in last and last[name] != key:
                 wires[last[name], key, name] = Wire(last[name], key, f"{name}: {types[name]}")
         updated = [name for name in writes if name in stored]
-        boxes.append(_box(key, kernel, updated, bool(results & set(writes))))
+        note = notes[k] if k < len(notes) else ""
+        boxes.append(_box(key, kernel, updated, bool(results & set(writes)), note))
         last |= {name: key for name in writes if name in types}
     return plain(Picture(program.name, tuple(boxes), tuple(wires.values())))
 
@@ -70,9 +72,10 @@ def frames(program: Program) -> dict[str, str]:
     }
 
 
-def _box(key: str, kernel: Kernel, updated: list[str], output: bool) -> Box:
+def _box(key: str, kernel: Kernel, updated: list[str], output: bool, note: str) -> Box:
     rows = [row if len(row) <= WIDTH else row[: WIDTH - 1] + "…" for row in kernel_text(kernel).split("\n")]
     if len(rows) > LINES:
         rows = [*rows[:LINES], f"    … and {len(rows) - LINES} more lines"]
     rows += [f"→ {name}" for name in updated]
+    rows += [note] if note else []
     return Box(key, "\n".join(rows), "kernel", tip=", ".join(kernel.formulas), output=output)

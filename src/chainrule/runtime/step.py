@@ -78,7 +78,7 @@ class Runner:
         self._bindings: OrderedDict[tuple[Shape, ...], Binding] = OrderedDict()
         self._names = tuple(item.name for item in executable.inputs)
         self._enter, self._leave = store.lock.acquire, store.lock.release
-        self._last: Binding
+        self.last: Binding  # what the last step was bound to
         self._numbers: tuple[Result, ...] = ()
         self._results: tuple[Result, ...] = ()
         self._take: Callable[[Mapping[str, Any]], int] = _nothing_known
@@ -113,7 +113,7 @@ class Runner:
             if code:
                 if code < 0:
                     return None
-                raise self._out_of_range(self._last, self._places(self._last), None)
+                raise self._out_of_range(self.last, self._places(self.last), None)
             found = {}
             for name, view in self._numbers:
                 found[name] = view[()]
@@ -129,7 +129,7 @@ class Runner:
 
     def _prepare(self, binding: Binding, arrays: Mapping[str, Array], places: Mapping[str, Array]) -> None:
         """Let the walker take inputs like `arrays` by itself from now on, where it can."""
-        self._last, self._take = binding, _nothing_known
+        self.last, self._take = binding, _nothing_known
         self._numbers, self._results = binding.numbers, binding.results
         inputs = [(name, arrays[name], places[name]) for name in self._names]
         block = take_block(address(binding.control) + binding.release, inputs)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import sympy as sp
 
+from chainrule.ir.cost import flops
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.formula import DType
 from chainrule.ir.graph import Dim, Graph
@@ -91,9 +92,10 @@ def kernel_of(
         )  # fmt: skip
     body, local = body_of(tree, needed, stored, taken, ground, block)
     cost = sp.Add(*(cost_of(links.tasks[t], product=t in contractions) for t in draft.tasks))
+    work = sp.expand(sp.Add(*(flops(task.formula) for task in tasks)))
     names = [task.formula.out for task in tasks]
     name = names[0] if len(names) == 1 else f"{names[0]}_to_{names[-1]}"
-    return Kernel(name, body, local, block, cost, tuple(names))
+    return Kernel(name, body, local, block, cost, work, tuple(names))
 
 
 def buffers_of(

@@ -1,6 +1,6 @@
-"""The machine's two ceilings, measured in the same run: float32 products (GFLOP/s) and memory (GB/s).
+"""The machine's two ceilings: float32 products (GFLOP/s) and memory (GB/s), measured now.
 
-Run as ``python -m tests.benchmarks.ceilings THREADS``, in a process of its own, since BLAS fixes its threads when
+Run as ``python -m chainrule.runtime.ceilings THREADS``, in a process of its own, since BLAS fixes its threads when
 it is loaded. Memory counts bytes read and written by copies of arrays far larger than any cache.
 """
 
@@ -25,9 +25,11 @@ def ceilings(threads: int) -> dict[str, float]:
     variables = {f"{name}_NUM_THREADS": str(threads) for name in ("OPENBLAS", "OMP", "MKL")}
     if "avx512f" in flags():  # OpenBLAS takes some processors with AVX-512 for older ones
         variables["OPENBLAS_CORETYPE"] = "SKYLAKEX"
-    command = [sys.executable, "-m", "tests.benchmarks.ceilings", str(threads)]
-    root = Path(__file__).parents[2]
-    ran = subprocess.run(command, cwd=root, env=os.environ | variables, stdout=subprocess.PIPE, check=True)
+    command = [sys.executable, "-m", "chainrule.runtime.ceilings", str(threads)]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    ran = subprocess.run(
+        command, env={**os.environ, **variables, "PYTHONPATH": path}, stdout=subprocess.PIPE, check=True
+    )
     return dict(json.loads(ran.stdout))
 
 
