@@ -24,7 +24,9 @@ from chainrule.train import data, drawn, measures, recipe
 
 GRAPHS = Path(__file__).parents[1] / "graphs"
 RECIPES = sorted(GRAPHS.glob("*.toml"))
-SMALL = ("autoencoder", "char_lm_lstm", "deq", "gat", "gru", "karate", "rnn", "siamese", "vae")
+SMALL = (
+    *("autoencoder", "char_lm_lstm", "deq", "gat", "gru", "karate", "molecule", "rnn", "siamese", "speech", "vae"),
+)
 
 
 def of(path):
