@@ -210,15 +210,15 @@ def embedding_bag(
     return w((bags, table.shape[1]), body)
 
 
-def linear_cross_entropy(w: Page, x: Value, weight: Value, target: Value, **named: Any) -> Value:
+def linear_cross_entropy(w: Page, x: Value, matrix: Value, target: Value, **named: Any) -> Value:
     """Cross-entropy of the logits x W, the product's axes of the weight between the class and the feature."""
     named.pop("options", None)
     k, lead = x.shape[-1], x.rank - 1
 
     def body(i: Index) -> str:
-        return f"sum[k < {k}] {x[(*i[:lead], 'k')]} * {weight[(*i[lead:], 'k')]}"
+        return f"sum[k < {k}] {x[(*i[:lead], 'k')]} * {matrix[(*i[lead:], 'k')]}"
 
-    logits = w((*x.shape[:-1], *weight.shape[:-1]), body)
+    logits = w((*x.shape[:-1], *matrix.shape[:-1]), body)
     bias = named.pop("linear_bias", None)
     if bias is not None:
         plain = logits

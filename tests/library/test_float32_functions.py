@@ -147,3 +147,11 @@ def test_float32_remainders_are_exact_while_their_quotient_is():
     wide = np.remainder(x.astype(np.float64), y.astype(np.float64)).astype(np.float32)
     np.testing.assert_allclose(r[small], wide[small], rtol=1e-6)
     assert np.all((np.abs(f) < np.abs(y)) & (np.abs(r) <= np.abs(y)) | ~small)
+
+
+@pytest.mark.parametrize("declared", ["x[0, 3]", "x[n, 3]"])
+def test_the_mean_of_nothing_is_nan(declared):
+    dims = "    dim n\n" if "n" in declared else ""
+    text = f"model m:\n{dims}    input {declared}\n    output y[k < 3] = mean[i] x[i, k]\n    output z = mean(x)\n"
+    found = Model(Source(text, "empty.graph")).predict(x=np.zeros((0, 3)))
+    assert np.isnan(found["y"]).all() and found["y"].shape == (3,) and np.isnan(found["z"])
