@@ -44,6 +44,7 @@ class _Work:
     active: frozenset[str]
     taken: set[str]
     formulas: list[Node] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)  # of those, where each name is made
     trace: list[Step] = field(default_factory=list)
     sent: dict[str, list[Formula | str]] = field(default_factory=dict)
     cotangents: dict[str, str] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class _Work:
         return name
 
     def add(self, rule: str, before: tuple[Formula, ...], after: Formula) -> None:
+        self.places[after.out] = len(self.formulas)
         self.formulas.append(after)
         self.trace.append(Step(rule, before, (after,)))
 
@@ -132,8 +134,9 @@ def _active(graph: Graph, seeds: Mapping[str, str | None], wrt: Sequence[str]) -
                     paths.add_edge(read.tensor, node.out)
         elif isinstance(node, Primitive) and node.kind == "fixed_point":
             paths.add_edge(node.reads[0], node.out)
-    down = set(wrt).union(*(nx.descendants(paths, name) for name in wrt))
-    up = set(seeds).union(*(nx.ancestors(paths, name) for name in seeds))
+    # all at once: a search for each of a thousand parameters would walk a deep network as often
+    down = set[str]().union(*nx.bfs_layers(paths, list(wrt)))
+    up = set[str]().union(*nx.bfs_layers(paths.reverse(copy=False), list(seeds)))
     return frozenset(down & up)
 
 
@@ -235,7 +238,8 @@ def _total(work: _Work, name: str, promised: str | None, sent: Sequence[Formula 
 
 
 def _named(work: _Work, names: Sequence[str]) -> tuple[Formula, ...]:
-    return tuple(f for f in work.formulas if isinstance(f, Formula) and f.out in names)
+    made = (work.formulas[place] for place in sorted({work.places[name] for name in names if name in work.places}))
+    return tuple(f for f in made if isinstance(f, Formula))
 
 
 def _primal(graph: Graph, derived: Formula) -> Formula:

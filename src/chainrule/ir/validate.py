@@ -63,7 +63,7 @@ def problems(graph: Graph, before: Graph | None = None) -> Iterator[str]:
         if before is not None and _stands_in(before, node, graph):
             continue
         yield from _extents(node, dims)
-        if isinstance(node, Formula) and set(node.tensors) <= set(graph.tensors):
+        if isinstance(node, Formula) and graph.tensors.keys() >= set(node.tensors):
             yield from (f"{problem} in {formula_text(node)}" for problem in _formula(node, graph, dims))
     yield from _roots(graph, known)
 
