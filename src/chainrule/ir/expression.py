@@ -24,6 +24,7 @@ class Sort(Enum):
     INTEGER = "integer"
 
 
+@lru_cache(maxsize=4096)  # sympy looks at a symbol's assumptions each time it is asked for one
 def slot(k: int, sort: Sort = Sort.REAL) -> sp.Symbol:
     """The scalar that stands in a formula's body for its k-th read."""
     # leading zeros, or sympy sorts _10 before _2
@@ -38,11 +39,13 @@ def slot_number(symbol: sp.Symbol) -> int:
     return int(symbol.name[1:])
 
 
+@lru_cache(maxsize=4096)
 def index_symbol(name: str) -> sp.Symbol:
     """A loop variable. Formulas name theirs by position: ``_i00`` for axes, ``_r00`` for reduced indices."""
     return sp.Symbol(name, integer=True, nonnegative=True)
 
 
+@lru_cache(maxsize=4096)
 def dim_symbol(name: str) -> sp.Symbol:
     """A size that is known when inputs are, by its name on the graph."""
     return sp.Symbol(name, integer=True, nonnegative=True)

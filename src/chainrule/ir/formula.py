@@ -7,7 +7,7 @@ the one, index algebra turns round the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from typing import TypeAlias
@@ -75,7 +75,8 @@ class Access:
         return {s for i in self.indices for s in i.free_symbols if is_slot(s)}
 
     def renamed(self, names: Mapping[sp.Basic, sp.Basic]) -> Access:
-        return replace(self, indices=tuple(i.xreplace(names) for i in self.indices))
+        indices = tuple(i.xreplace(names) for i in self.indices)
+        return self if indices == self.indices else Access(self.tensor, indices, self.outside)
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Formula:
     def __post_init__(self) -> None:
         normalise(self)
 
-    @property
+    @cached_property
     def shape(self) -> tuple[Extent, ...]:
         return tuple(axis.extent for axis in self.axes)
 
@@ -138,8 +139,11 @@ def normalise(f: Formula) -> None:
     """
     places = {axis.symbol: index_symbol(f"_i{k:02}") for k, axis in enumerate(f.axes)}
     places |= {index.symbol: index_symbol(f"_r{k:02}") for k, index in enumerate(f.over)}
-    body, where = f.body.xreplace(places), tuple(c.xreplace(places) for c in f.where)
-    body, where, reads = _merge(body, where, tuple(read.renamed(places) for read in f.reads))
+    body, where, reads = f.body, f.where, f.reads
+    if moved := {old: new for old, new in places.items() if old != new}:
+        body, where = body.xreplace(moved), tuple(c.xreplace(moved) for c in where)
+        reads = tuple(read.renamed(moved) for read in reads)
+    body, where, reads = _merge(body, where, reads)
     seen: list[tuple[sp.Expr, tuple[sp.Basic, ...], tuple[Access, ...]]] = []
     while (body, where, reads) not in seen:
         seen.append((body, where, reads))
@@ -147,8 +151,8 @@ def normalise(f: Formula) -> None:
     circle = seen[seen.index((body, where, reads)) :]
     body, where, reads = min(circle, key=lambda form: str(form) if len(circle) > 1 else "")
     values = {
-        "axes": tuple(replace(a, symbol=places[a.symbol], name=a.name or f"i{k}") for k, a in enumerate(f.axes)),
-        "over": tuple(replace(r, symbol=places[r.symbol], name=r.name or f"r{k}") for k, r in enumerate(f.over)),
+        "axes": tuple(Index(places[a.symbol], a.extent, a.name or f"i{k}") for k, a in enumerate(f.axes)),
+        "over": tuple(Index(places[r.symbol], r.extent, r.name or f"r{k}") for k, r in enumerate(f.over)),
         "body": body,
         "where": tuple(dict.fromkeys(c for c in where if c is not sp.true)),
         "reads": reads,

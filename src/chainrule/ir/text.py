@@ -43,9 +43,12 @@ def access_text(access: Access, names: Mapping[sp.Basic, str]) -> str:
     return f"{access.tensor}[{inside}{outside}]" if access.indices else access.tensor
 
 
-def law_text(f: Formula) -> str:
-    """The right side of `f`, its reduction and conditions included: ``sum[i] x[n, i] * W[i, o]``."""
-    names = names_of(f)
+def law_text(f: Formula, names: Mapping[sp.Basic, str] | None = None) -> str:
+    """The right side of `f`, its reduction and conditions included: ``sum[i] x[n, i] * W[i, o]``.
+
+    names: `names_of(f)`, where they are known.
+    """
+    names = names_of(f) if names is None else names
     where = " and ".join(expression_text(c, _converted(f, names, (c,)), OR + 1) for c in f.where)
     body = _converted(f, names, (f.body,))
     if f.dtype is DType.FLOAT:  # integers alone make no float either
@@ -69,7 +72,7 @@ def formula_text(f: Formula) -> str:
         if f.bound is not None:
             kind = f" : index {expression_text(f.bound, {}, ATOM)}"
     left = f"{f.out}[{axes}]" if f.axes else f.out
-    return f"{'stop ' if f.stop else ''}{left}{kind} = {law_text(f)}"
+    return f"{'stop ' if f.stop else ''}{left}{kind} = {law_text(f, names)}"
 
 
 def equation_text(f: Formula) -> str:
@@ -77,7 +80,7 @@ def equation_text(f: Formula) -> str:
     names = names_of(f)
     left = f"{f.out}[{', '.join(names[a.symbol] for a in f.axes)}]" if f.axes else f.out
     if not f.over:
-        return f"{left} = {law_text(f)}"
+        return f"{left} = {law_text(f, names)}"
     over = ", ".join(names[r.symbol] for r in f.over)
     where = " and ".join(expression_text(c, names, OR + 1) for c in f.where)
     within = f"{over}{f' where {where}' if where else ''}"

@@ -7,6 +7,7 @@ says that an axis of extent g stacks independent matrices, and leaves it out of 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import sympy as sp
 
@@ -87,9 +88,13 @@ def fans(pending: Pending, reader: Formula | None, skipped: int | None) -> Mappi
     fan_in = sp.Mul(*(shape[k] for k in axes if k in reduced))
     fan_out = sp.Mul(*(shape[k] for k in axes if k not in reduced))
     first = bool(axes) and axes[0] in reduced
-    one = sp.Integer(1)
     columns = fan_out if first or not reduced else fan_in
-    return {"fan_in": sp.Max(fan_in, one), "fan_out": sp.Max(fan_out, one), "columns_of": sp.Max(columns, one)}
+    return {"fan_in": _positive(fan_in), "fan_out": _positive(fan_out), "columns_of": _positive(columns)}
+
+
+@lru_cache(maxsize=4096)
+def _positive(size: sp.Expr) -> sp.Expr:
+    return sp.Max(size, sp.S.One)
 
 
 def reduced_axes(name: str, reader: Formula | None) -> list[int]:
