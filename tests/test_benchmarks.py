@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 
-from tests.benchmarks.measure import Failed, agreed, best_of_others
-from tests.benchmarks.rows import COMPARED, ROWS, Row, named, reference_losses, write_data
+from chainrule.compiler import elaborate
+from tests.benchmarks import networks
+from tests.benchmarks.measure import Failed, agreed, best_of_others, initial
+from tests.benchmarks.peers_chainrule import model_of
+from tests.benchmarks.rows import COMPARED, ROWS, mlp, named, reference_losses, write_data
 
 
 def reference(row, tmp_path):
-    write_data(row, tmp_path / "data.npz")
+    write_data(row, tmp_path / "data.npz", initial(row))
     with np.load(tmp_path / "data.npz", allow_pickle=False) as archive:
         return dict(archive)
 
 
 def test_a_row_counts_its_products_and_its_bytes():
-    row = Row("two", (2, 3, 4, 5), 7)
+    row = mlp((2, 3, 4, 5), 7)
     forward = 2 * 7 * (2 * 3 + 3 * 4 + 4 * 5)
     assert row.flops == 3 * forward - 2 * 7 * 2 * 3  # the inputs need no gradient
     assert row.bytes == 4 * (2 * (6 + 3 + 12 + 4 + 20 + 5) + 7 * 2) + 8 * 7
@@ -26,7 +32,7 @@ def test_a_row_counts_its_products_and_its_bytes():
 def test_the_reference_descends_along_the_gradient(row, tmp_path):
     """With one batch again and again, each loss is below the one before."""
     data = reference(row, tmp_path)
-    data["x"][:], data["label"][:] = data["x"][0], data["label"][0]
+    data["x/x"][:], data["x/label"][:] = data["x/x"][0], data["x/label"][0]
     losses = reference_losses(data)
     assert len(losses) == COMPARED
     assert losses == sorted(losses, reverse=True)
@@ -37,7 +43,7 @@ def test_other_work_is_noticed(tmp_path):
     data = reference(named("mlp-64-32-32-10"), tmp_path)
     losses = reference_losses(data)
     assert agreed(list(losses), losses) == losses[-1]
-    data["x"][:], data["label"][:] = data["x"][0], data["label"][0]
+    data["x/x"][:], data["x/label"][:] = data["x/x"][0], data["x/label"][0]
     with pytest.raises(Failed, match="loss of step 2 is"):
         agreed(reference_losses(data), losses)
 
@@ -46,3 +52,13 @@ def test_the_ratio_is_to_the_best_other():
     results = {"a": {"step_us": 9.0}, "b": {"step_us": 6.0}, "c": {"error": "no"}, "chainrule": {"step_us": 2.0}}
     assert best_of_others(results) == 3
     assert best_of_others({"a": {"step_us": 9.0}, "chainrule": {"error": "no"}}) is None
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in ROWS if not row.forward and row.name != "deep-1000"], ids=lambda row: row.name
+)
+def test_every_row_s_model_has_the_inputs_and_parameters_that_its_peers_ask_for(row):
+    model = model_of(row)
+    assert {tensor.name for tensor in elaborate(model.source).inputs} == set(row.inputs)
+    written = inspect.getsource(getattr(networks, row.loss))
+    assert hasattr(networks, row.loss) and all(name in model.params for name in re.findall(r'p\["([\w.]+)"\]', written))

@@ -35,6 +35,8 @@ def main() -> None:
         console.print(f"{threads} threads: {ceiling['gflops']:.0f} GFLOP/s, {ceiling['gb_per_s']:.1f} GB/s")
         report["machine"].setdefault("ceilings", {})[str(threads)] = ceiling
         for name in wanted.rows:
+            if name in [row.name for row in ROWS] and named(name).threads not in (None, threads):
+                continue
             report["rows"].append(measured(name, threads, wanted, ceiling))
             console.print(table_of(report["rows"][-1]))
     if wanted.json:

@@ -17,13 +17,14 @@ from chainrule import build
 from chainrule.options import Options
 from chainrule.runtime.profile import Profile, profile
 from tests.benchmarks import peers_chainrule, rows
+from tests.benchmarks.measure import initial
 
 
 def measured(row: rows.Row, threads: int, repeat: int) -> Profile:
     """The profile of a row's step on its own data."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "data.npz")
-        rows.write_data(row, path)
+        rows.write_data(row, path, initial(row))
         with np.load(path) as archive:
             data = dict(archive)
     step, calls = peers_chainrule.start(row, data, threads)
@@ -48,9 +49,8 @@ def main() -> None:
     print(f"{'sum of the launches':84}{best:11.0f}{median:11.0f}")
     print(f"{'step':84}{found.best:11.0f}{found.median:11.0f}")
     if asked.source:
-        names = ("inputs", "first", "second", "classes")
-        model = peers_chainrule.cr.load(str(peers_chainrule.MODEL), **dict(zip(names, row.widths, strict=True)))
-        options = Options("train", optimizer="sgd", arguments=(("rate", rows.RATE),))
+        model = peers_chainrule.model_of(row)
+        options = Options("train", optimizer=row.optimizer, arguments=(("rate", rows.RATE),))
         for text in build.sources(model.source, options).values():
             print(text)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks import peers, rows
+from tests.benchmarks import peers, peers_chainrule, rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,9 +92,8 @@ def measure_row(row: rows.Row, threads: int, names: Sequence[str], rounds: int, 
     with tempfile.TemporaryDirectory() as folder:
         caches = {name: Path(folder, name) for name in names}
         data = Path(folder, "data.npz")
-        rows.write_data(row, data)
-        with np.load(data) as archive:
-            reference = rows.reference_losses(dict(archive))
+        rows.write_data(row, data, initial(row))
+        reference = reference_losses(row, threads, data, Path(folder))
         results: dict[str, dict[str, Any]] = {}
         running: dict[str, Worker] = {}
         for name, cache in caches.items():
@@ -119,6 +118,23 @@ def measure_row(row: rows.Row, threads: int, names: Sequence[str], rounds: int, 
                 **results[name],
             }
         return results
+
+
+def initial(row: rows.Row) -> dict[str, np.ndarray]:
+    """What the row's parameters start at."""
+    return {} if row.forward else dict(peers_chainrule.model_of(row).params)
+
+
+def reference_losses(row: rows.Row, threads: int, data: Path, folder: Path) -> list[float]:
+    """What the losses of the first steps must be: of a perceptron by hand, of others by PyTorch in float64."""
+    if row.loss == "mlp":
+        with np.load(data) as archive:
+            return rows.reference_losses(dict(archive))
+    cache = folder / "reference"
+    cache.mkdir()
+    worker = open_worker("reference", row, threads, data, cache)
+    worker.close()
+    return worker.losses
 
 
 def take_turns(running: dict[str, Worker], rounds: int, seconds: float) -> dict[str, list[float]]:

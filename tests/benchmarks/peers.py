@@ -7,10 +7,12 @@ own form, and returns the loss as a Python float (or, of a row with inner steps,
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.rows import COMPARED
 
 Step = Callable[..., Any]
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
@@ -31,11 +33,12 @@ PEERS = (
     Peer("jax", "jax", "peers_jax"),
     Peer("chainrule", "chainrule", "peers_chainrule"),
 )
+REFERENCE = Peer("reference", "torch", "peers_reference")
 
 
 def named(name: str) -> Peer:
     """The peer of that name."""
-    return next(peer for peer in PEERS if peer.name == name)
+    return next(peer for peer in (*PEERS, REFERENCE) if peer.name == name)
 
 
 def installed(peer: Peer) -> bool:
@@ -60,3 +63,10 @@ def environment(threads: int, cache: Path) -> dict[str, str]:
         "CHAINRULE_CACHE": str(cache / "chainrule"),
         "XDG_CACHE_HOME": str(cache / "xdg"),
     }
+
+
+def calls_of(row: Any, data: Mapping[str, Any], convert: Callable[[Any], Any]) -> Calls:
+    """Each step's inputs in the peer's own form; as many as are compared, also where they are always the same."""
+    batches = {name[2:]: value for name, value in data.items() if name.startswith("x/")}
+    made = [{name: convert(value[k]) for name, value in batches.items()} for k in range(row.steps)]
+    return [((), made[k % len(made)]) for k in range(max(row.steps, COMPARED))]

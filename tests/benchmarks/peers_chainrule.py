@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import chainrule as cr
-from tests.benchmarks.peers import Calls, Step
-from tests.benchmarks.rows import RATE, Row
+import numpy as np
 
-MODEL = Path(__file__).with_name("mlp.graph")
-LAYERS = ("a.linear", "b.linear", "logits.linear")
+import chainrule as cr
+from tests.benchmarks.peers import Calls, Step, calls_of
+from tests.benchmarks.rows import RATE, Row, batches_of, params_of
+
+
+def model_of(row: Row) -> Any:
+    """The row's model; a forward row's is one line."""
+    if not row.forward:
+        return cr.load(row.model, **row.arguments)
+    ((shape, _),) = row.inputs.values()
+    x = cr.input("x", list(shape))
+    return cr.Model(None, y=cr.formula(f"y[i] = {row.model}(x[i])", x=x))
 
 
 def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
     """One step a call, or all of them in one call."""
-    names = ("inputs", "first", "second", "classes")
-    model = cr.load(str(MODEL), **dict(zip(names, row.widths, strict=True)))
-    step = model.compile(optimizer="sgd", rate=RATE, threads=threads)
-    for k, layer in enumerate(LAYERS):
-        step.params[f"{layer}.W"] = data[f"W{k}"]
-        step.params[f"{layer}.b"] = data[f"b{k}"]
+    model = model_of(row)
+    if row.forward:
+
+        def forward(x: Any) -> float:
+            return float(model.predict(outputs=("y",), x=x, threads=threads)["y"][0])
+
+        return forward, calls_of(row, data, np.asarray)
+    step = model.compile(optimizer=row.optimizer, rate=RATE, threads=threads)
+    step.params.update(params_of(data))
     if row.inner > 1:
-        return step.run, [((row.inner,), {"x": data["x"], "label": data["label"]})]
-    batches = zip(data["x"], data["label"], strict=True)
-    return step, [((), {"x": x, "label": label}) for x, label in batches]
+        return step.run, [((row.inner,), batches_of(data))]
+    return step, calls_of(row, data, np.asarray)

@@ -1,43 +1,67 @@
-"""PyTorch, eager: fused addmm, autograd.grad, one foreach update (faster than backward and optim.SGD)."""
+"""PyTorch, eager: fused operations, autograd.grad, one foreach update (faster than backward and optim.SGD)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from tests.benchmarks.peers import Calls, Step
-from tests.benchmarks.rows import RATE, Row
+from tests.benchmarks import networks, ops_torch
+from tests.benchmarks.peers import Calls, Step, calls_of
+from tests.benchmarks.rows import RATE, Row, params_of
+
+FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "exp": torch.exp,
+    "tanh": torch.tanh,
+    "gelu": F.gelu,
+    "sigmoid": torch.sigmoid,
+    "erf": torch.erf,
+    "log": torch.log,
+}
 
 
-def loss_of(params: list[torch.Tensor], x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the perceptron."""
-    h = x
-    for k in range(0, 4, 2):
-        h = torch.relu(torch.addmm(params[k + 1], h, params[k]))
-    return F.cross_entropy(torch.addmm(params[5], h, params[4]), label)
+def tensors(
+    row: Row, data: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> tuple[dict[str, torch.Tensor], Calls]:
+    """Parameters by name, and the batches."""
+
+    def convert(value: Any) -> torch.Tensor:
+        made = torch.from_numpy(value.copy())
+        return made.to(dtype) if made.is_floating_point() else made
+
+    return {name: convert(value) for name, value in params_of(data).items()}, calls_of(row, data, convert)
 
 
-def tensors(data: dict[str, Any]) -> tuple[list[torch.Tensor], Calls]:
-    """Parameters in order, and the batches."""
-    params = [torch.from_numpy(data[f"{letter}{k}"].copy()) for k in range(3) for letter in "Wb"]
-    batches = zip(data["x"], data["label"], strict=True)
-    return params, [((torch.from_numpy(x), torch.from_numpy(label)), {}) for x, label in batches]
+def loss_of(row: Row) -> Callable[..., torch.Tensor]:
+    """``loss(params, **batch)``."""
+    return partial(getattr(networks, row.loss), ops_torch)
 
 
-def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
+def start(row: Row, data: dict[str, Any], threads: int, dtype: torch.dtype = torch.float32) -> tuple[Step, Calls]:
     """One step, eagerly."""
     torch.set_num_threads(threads)
-    params, calls = tensors(data)
-    for param in params:
-        param.requires_grad_()
+    params, calls = tensors(row, data, dtype)
+    if row.forward:
+        function = FUNCTIONS[row.loss]
+        return torch.no_grad()(lambda x: function(x)[0].item()), calls
+    loss_at, leaves = loss_of(row), list(params.values())
+    for leaf in leaves:
+        leaf.requires_grad_()
+    adam = torch.optim.Adam(leaves, lr=RATE, fused=True) if row.optimizer == "adam" else None
 
-    def step(x: torch.Tensor, label: torch.Tensor) -> float:
-        loss = loss_of(params, x, label)
-        grads = torch.autograd.grad(loss, params)
+    def step(**batch: torch.Tensor) -> float:
+        loss = loss_at(params, **batch)
+        grads = torch.autograd.grad(loss, leaves)
         with torch.no_grad():
-            torch._foreach_add_(params, grads, alpha=-RATE)
+            if adam is None:
+                torch._foreach_add_(leaves, grads, alpha=-RATE)
+            else:
+                for leaf, grad in zip(leaves, grads, strict=True):
+                    leaf.grad = grad
+                adam.step()
         return loss.item()
 
     return step, calls

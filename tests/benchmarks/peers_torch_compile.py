@@ -7,25 +7,45 @@ from typing import Any
 import torch
 
 from tests.benchmarks.peers import Calls, Step
-from tests.benchmarks.peers_torch import loss_of, tensors
+from tests.benchmarks.peers_torch import FUNCTIONS, loss_of, tensors
 from tests.benchmarks.rows import RATE, Row
+
+Tensors = dict[str, torch.Tensor]
 
 
 def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
     """One step, as one compiled graph."""
     torch.set_num_threads(threads)
-    params, calls = tensors(data)
-    gradient = torch.func.grad_and_value(loss_of)
+    params, calls = tensors(row, data)
+    if row.forward:
+        function = torch.compile(FUNCTIONS[row.loss], fullgraph=True)
+        return torch.no_grad()(lambda x: function(x)[0].item()), calls
+    loss_at = loss_of(row)
+    gradient = torch.func.grad_and_value(lambda params, batch: loss_at(params, **batch))
+    moments = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in range(2)]
+    count = torch.zeros(())
 
-    @torch.compile(fullgraph=True)
-    def update(params: list[torch.Tensor], x: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        grads, loss = gradient(params, x, label)
-        for param, grad in zip(params, grads, strict=True):
-            param.sub_(grad, alpha=RATE)
+    def descend(params: Tensors, grads: Tensors) -> None:
+        for name, param in params.items():
+            param.sub_(grads[name], alpha=RATE)
+
+    def adam(params: Tensors, grads: Tensors) -> None:
+        count.add_(1)
+        for name, param in params.items():
+            m, v = (moment[name] for moment in moments)
+            m.lerp_(grads[name], 0.1)
+            v.lerp_(grads[name] * grads[name], 0.001)
+            param.sub_(RATE * (m / (1 - 0.9**count)) / (torch.sqrt(v / (1 - 0.999**count)) + 1e-8))
+
+    def update(params: Tensors, batch: Tensors) -> torch.Tensor:
+        grads, loss = gradient(params, batch)
+        (adam if row.optimizer == "adam" else descend)(params, grads)
         return loss
 
-    def step(x: torch.Tensor, label: torch.Tensor) -> float:
+    compiled = torch.compile(update, fullgraph=True)
+
+    def step(**batch: torch.Tensor) -> float:
         with torch.no_grad():
-            return update(params, x, label).item()
+            return compiled(params, batch).item()
 
     return step, calls
