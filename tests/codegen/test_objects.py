@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -219,3 +220,11 @@ def test_where_no_worker_starts_the_caller_compiles(monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     jobs = [replace(HIDDEN, source=HIDDEN.source.replace("float32(0)", f"float32({k})")) for k in range(3)]
     assert [c.symbol for c in compile_objects(jobs, host(), workers=2)] == [symbol_of(job, host()) for job in jobs]
+
+
+def test_kernels_that_differ_in_names_are_read_as_trees_once(monkeypatch):
+    trees = []
+    plain = objects._renamed.__wrapped__
+    monkeypatch.setattr(objects, "_renamed", cache(lambda *text: trees.append(text) or plain(*text)))
+    jobs = [replace(HIDDEN, entry=f"f{k}", source=HIDDEN.source.replace("hidden", f"f{k}")) for k in range(5)]
+    assert len({objects.canonical.__wrapped__(job)[0] for job in [*jobs, RENAMED]}) == len(trees) == 1

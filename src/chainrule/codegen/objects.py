@@ -24,13 +24,14 @@ import base64
 import hashlib
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -181,14 +182,47 @@ class _Rename(ast.NodeTransformer):
 @cache
 def canonical(job: Job) -> tuple[str, tuple[str, ...]]:
     """The kernel's source without names of its own, comments and docstrings; and its parameters' names as written."""
-    tree = ast.parse(job.source)
-    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == job.entry]
-    if len(found) != 1:
-        raise CompileError(f"the source defines {job.entry} {len(found)} times\n{job.source}")
-    function = found[0]
-    names = tuple(a.arg for a in function.args.args)
+    bare = _COMMENT.sub("", _DOCSTRING.sub("", job.source, count=1))
+    head = _HEAD.findall(bare)
+    if len(head) == 1 and head[0][0] == job.entry and '"' not in bare and "'" not in bare:
+        names = tuple(head[0][1].split(", "))
+        text = _renamed(*_placed(bare, {job.entry, *names, *(a or b for a, b in _BOUND.findall(bare))}))[0]
+    else:
+        text, names = _renamed(job.source, job.entry)
     if len(names) != len(job.parameters) + 2:
         raise CompileError(f"{job.entry} takes {names}, of which {len(job.parameters)} are described, and lo, hi")
+    return text, names
+
+
+_DOCSTRING, _COMMENT, _WORD = re.compile(r'"""[^"\\]*"""'), re.compile("#.*"), re.compile(r"\b[A-Za-z_]\w*")
+_HEAD = re.compile(r"^def (\w+)\((\w+(?:, \w+)*)\):$", re.MULTILINE)
+_BOUND = re.compile(r"^ *(?:for (\w+) in |(\w+) (?:=|\W?\W=) )", re.MULTILINE)
+
+
+def _placed(source: str, bound: set[str]) -> tuple[str, str]:
+    """`source` with the names in `bound` called by their first place, and what its function is called then.
+
+    Equal kernels of a deep network become equal texts, in a tenth of the time that their trees take.
+    """
+    first: dict[str, str] = {}
+
+    def placed(word: re.Match[str]) -> str:
+        name = word[0]
+        return first.setdefault(name, f"_{len(first)}") if name in bound else name
+
+    text = _WORD.sub(placed, source[source.index("def ") :])
+    return text, "_0"
+
+
+@lru_cache(maxsize=4096)
+def _renamed(source: str, entry: str) -> tuple[str, tuple[str, ...]]:
+    """What `canonical` makes of `source`, by its tree."""
+    tree = ast.parse(source)
+    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == entry]
+    if len(found) != 1:
+        raise CompileError(f"the source defines {entry} {len(found)} times\n{source}")
+    function = found[0]
+    names = tuple(a.arg for a in function.args.args)
     bound = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     renamed = _Rename(bound | set(names)).visit(function)
     return ast.unparse(ast.fix_missing_locations(ast.Module([renamed], []))), names
