@@ -13,7 +13,7 @@ from chainrule.compiler import derive
 from chainrule.ir.expression import dim_symbol, slot
 from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, State, Tensor, Update
-from chainrule.ir.program import Product, leaves
+from chainrule.ir.program import Loop, Product, leaves
 from chainrule.ir.validate import validate
 from chainrule.ir.validate_program import validate_program
 from chainrule.options import Options
@@ -225,3 +225,21 @@ def test_an_operand_that_a_mask_made_zero_is_not_masked_again() -> None:
     assert len(masked) == 2  # of the second layer, whose cotangents matter where the mask shows alone
     tasks = work_of(graph, Sizes(graph)).tasks
     assert not any(task.where or task.out.endswith(("_left", "_right")) for task in tasks)
+
+
+def test_messages_along_edges_are_rows_that_vectors_add() -> None:
+    """A scatter loops over edges outside, features are lanes, and blocks share these, for edges are many."""
+    text = """model m():
+    dim nodes, edges
+    input x[nodes, 64]
+    input source[edges] : index nodes
+    input target[edges] : index nodes
+    y[v < nodes, o] = sum[e where target[e] == v] x[source[e], o]
+    loss = mean(y * y)
+"""
+    program = schedule(derive(Source(text, "m.graph"), Options("predict", ("loss",))).graph, training=False)
+    (kernel,) = (kernel for kernel in program.kernels if "y" in kernel.formulas)
+    assert kernel.block is not None and kernel.block.extent == 64
+    loops = [node for node in kernel.body if isinstance(node, Loop)]
+    edges = next(loop for loop in loops if str(loop.range.stop) == "edges")
+    assert isinstance(edges.body[0], Loop) and edges.body[0].range.stop == kernel.block.last

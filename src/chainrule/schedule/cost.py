@@ -20,6 +20,9 @@ from chainrule.schedule.task import Task
 TYPICAL = 32
 """The size that an unbound dim is scheduled for, unless the call says one."""
 
+MANY = 4096
+"""The same for dims that inputs count through, as edges do through nodes, and for how many of these there are."""
+
 PRODUCT_NS = sp.Rational(1, 64)
 """Nanoseconds of one multiply-add in a register tile: 128 GFLOP/s, half of what AVX-512 reaches."""
 
@@ -35,6 +38,8 @@ class Sizes:
 
     def __init__(self, graph: Graph, given: Mapping[str, int] | None = None) -> None:
         self.known: dict[sp.Basic, int] = {}
+        indices = [t for t in graph.inputs if t.bound is not None and not t.bound.is_Integer]
+        self.many = {s.name for t in indices for e in (t.bound, *t.shape) if e is not None for s in e.free_symbols}
         for dim in graph.dims:
             self.define(dim, (given or {}).get(dim.name))
 
@@ -42,7 +47,8 @@ class Sizes:
         if size is None and dim.definition is not None:
             size = max(int(value(dim.definition, self.known)), 0)
         elif size is None:
-            greatest = TYPICAL if dim.maximum is None else min(dim.maximum, TYPICAL)
+            usual = MANY if dim.name in self.many else TYPICAL
+            greatest = usual if dim.maximum is None else min(dim.maximum, usual)
             size = max(greatest, dim.minimum)
         self.known[_dim(dim.name)] = size
 
@@ -84,6 +90,11 @@ def cost_at(task: Task, sizes: Sizes, *, product: bool) -> float:
 def cost_of(task: Task, *, product: bool) -> sp.Expr:
     """Nanoseconds over the dims."""
     return sp.Mul(each_ns(task, product=product), *extents_of(task))
+
+
+def flops_of(task: Task) -> sp.Expr:
+    """Operations over the dims; a scatter makes one for each term, wherever that goes."""
+    return sp.Mul(operations(task.body) + (1 if task.over else 0), *extents_of(task))
 
 
 def extents_of(task: Task) -> tuple[Extent, ...]:

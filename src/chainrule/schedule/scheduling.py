@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 import sympy as sp
 
-from chainrule.ir.cost import flops
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.formula import DType
 from chainrule.ir.graph import Dim, Graph
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
-from chainrule.schedule.cost import Sizes, cost_of
+from chainrule.schedule.cost import Sizes, cost_of, flops_of
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.kernels import Draft, Plan, planner_of
 from chainrule.schedule.layout import lay_out
@@ -92,7 +91,7 @@ def kernel_of(
         )  # fmt: skip
     body, local = body_of(tree, needed, stored, taken, ground, block)
     cost = sp.Add(*(cost_of(links.tasks[t], product=t in contractions) for t in draft.tasks))
-    work = sp.expand(sp.Add(*(flops(task.formula) for task in tasks)))
+    work = sp.expand(sp.Add(*map(flops_of, tasks)))
     names = [task.formula.out for task in tasks]
     name = names[0] if len(names) == 1 else f"{names[0]}_to_{names[-1]}"
     return Kernel(name, body, local, block, cost, work, tuple(names))

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from chainrule.ir.formula import Index, Reduce
+from chainrule.ir.expression import slot
+from chainrule.ir.formula import DType, Index, Reduce
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.links import Links
 from chainrule.schedule.product import Contraction
@@ -243,9 +244,18 @@ def is_strided(task: Task, outer: Index, free: Sequence[Index]) -> bool:
 
 
 def jumps(task: Task, inner: Index) -> int:
-    """How many accesses an innermost loop over `inner` moves by more than one element a step."""
+    """How many accesses an innermost loop over `inner` moves by more than one element a step.
+
+    A place that is read from a tensor jumps with all that it is read at.
+    """
+    computed = {slot(k, DType.INT.sort) for k, read in enumerate(task.reads) if _moves(read.indices, inner, set())}
     places = [read.indices for read in task.reads] + [task.target]
     return sum(
-        any(inner.symbol in e.free_symbols for e in indices) and inner.symbol not in indices[-1].free_symbols
+        _moves(indices, inner, computed)
+        and (inner.symbol not in indices[-1].free_symbols or bool(computed & indices[-1].free_symbols))
         for indices in places
     )
+
+
+def _moves(indices: Sequence[sp.Expr], inner: Index, computed: set[sp.Symbol]) -> bool:
+    return any(inner.symbol in e.free_symbols or computed & e.free_symbols for e in indices)
