@@ -131,6 +131,12 @@ def test_text_is_drawn_symbol_by_symbol_and_draws_have_steps_of_their_own():
         drawn.text(step, letters, recipe.Draw("text", ("drawn",), start="z"), None)
 
 
+def test_a_model_that_draws_is_judged_by_the_mean_of_several_draws():
+    clock = Counting()
+    assert measures.redrawn(clock, 3, lambda: {"loss": float(clock.steps)}) == {"loss": 8}
+    assert clock.steps == 7
+
+
 def test_a_diffusion_ends_at_its_first_time():
     step = Counting()
     sheet = drawn.diffusion(step, recipe.Draw("diffusion", ("earlier",), count=4, steps=3, width=4), 0)

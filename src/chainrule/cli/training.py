@@ -231,7 +231,7 @@ def judge(
     samples = fitting(data_of(asked, str(folder), data_folder), step)
     if not data.samples(samples.test):
         raise ChainruleError(f"{samples.name} holds no test samples\n  Way out: name some arrays test/x, test/label …")
-    values = measures.judged(step.predict, samples, how)
+    values = measures.redrawn(step, how.draws, lambda: measures.judged(step.predict, samples, how))
     found = {"metric": metric, "value": values[metric], "goal": how.goal, "reached": how.reached(values[metric])}
     found |= {"test_loss": values["loss"], f"test_{metric}": values[metric], "loss": values["loss"]}
     found |= {"data": samples.name, "samples": data.samples(samples.test), "epochs": last.record.epoch}

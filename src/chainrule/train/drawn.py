@@ -23,10 +23,8 @@ from chainrule.train.samples import Data
 Array = NDArray[Any]
 
 
-class Clock(Protocol):
+class Clock(measures.Clock, Protocol):
     """What draws are counted by, and the model under it."""
-
-    steps: int
 
     @property
     def predict(self) -> Predict: ...

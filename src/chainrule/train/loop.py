@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
 from chainrule.train.checkpoint import Checkpoint, Epoch, Record
-from chainrule.train.measures import Predict, judged
+from chainrule.train.measures import Predict, judged, redrawn
 from chainrule.train.recipe import Recipe, factor
 from chainrule.train.samples import Data, batches, samples, shuffled
 
@@ -97,19 +97,21 @@ def train(
             if time.monotonic() - told > PATIENCE:
                 told = time.monotonic()
                 watch(Progress(epoch + 1, recipe.epochs, done + 1, steps, losses[-1][0], curve))
-        curve = (*curve, judge(predict, data, recipe, epoch + 1, weighted(losses)))
+        curve = (*curve, judge(step, predict, data, recipe, epoch + 1, weighted(losses)))
         after_epoch(curve)
         watch(Progress(epoch + 1, recipe.epochs, (epoch + 1) * per_epoch, steps, losses[-1][0], curve))
     return curve
 
 
-def judge(predict: Predict, data: Data, recipe: Recipe, epoch: int, train_loss: float) -> Epoch:
+def judge(step: Step, predict: Predict, data: Data, recipe: Recipe, epoch: int, train_loss: float) -> Epoch:
     """The curve's next point."""
     if not math.isfinite(train_loss):
         way_out = "a lower rate, a warmup in the schedule, or data scaled to about 1"
         raise ChainruleError(f"the loss became {train_loss} in epoch {epoch}\n  Way out: {way_out}")
     due = epoch % recipe.every == 0 or epoch == recipe.epochs
-    values = judged(predict, data, recipe) if due and samples(data.test) else {}
+    values: dict[str, float] = {}
+    if due and samples(data.test):
+        values = redrawn(step, recipe.draws, lambda: judged(predict, data, recipe))
     return Epoch(epoch, train_loss, values.get("loss"), values.get(recipe.metric or "loss"))
 
 

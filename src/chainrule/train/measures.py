@@ -28,6 +28,12 @@ class Predict(Protocol):
     def __call__(self, *, outputs: Sequence[str], **batch: Array) -> Mapping[str, Array]: ...
 
 
+class Clock(Protocol):
+    """What draws are counted by."""
+
+    steps: int
+
+
 OF_A_MEAN: Mapping[str, Callable[[float], float]] = {
     "rmse": lambda mean: math.sqrt(mean),
     "bits": lambda mean: mean / math.log(2),
@@ -45,6 +51,16 @@ def judged(predict: Predict, data: Data, recipe: Recipe) -> dict[str, float]:
         found = evaluate(predict, data, data.test, ("loss", recipe.of))
         return {"loss": found["loss"], metric: OF_A_MEAN[metric](found[recipe.of])}
     return evaluate(predict, data, data.test, ("loss", metric))
+
+
+def redrawn(clock: Clock, times: int, judge: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """The mean of so many judgements, each with the draws of another step; the clock stays as it is."""
+    now, found = clock.steps, []
+    for k in range(times):
+        clock.steps = now + k
+        found.append(judge())
+    clock.steps = now
+    return {name: sum(each[name] for each in found) / times for name in found[0]}
 
 
 def evaluate(

@@ -71,7 +71,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: its file, seen from the recipe's (None: the one of the recipe's name). window: so many steps of a series,
     characters of a text, pixels of a side. limit: so many samples at most, of each part. settings: numbers of the
-    optimizer other than its rate. set: arguments of the model. every: so many epochs between two judgements. seeds: so
+    optimizer other than its rate. set: arguments of the model. every: so many epochs between two judgements. draws: so
+    many judgements, each with other noise, whose mean counts, for models that draw. seeds: so
     many runs, seed, seed + 1 …, whose mean counts. metric: an output of the model on the test samples, or a measure
     (`train.measures`) made from the output `of`; None: its accuracy if it has one, else its loss. The goal is reached
     at `goal` or on the `better` side of it, which for losses is below. samples: files that the trained model fills.
@@ -90,6 +91,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: Positive = 32
     epochs: Annotated[int, msgspec.Meta(ge=0)] = 20
     every: Positive = 1
+    draws: Positive = 1
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     seeds: Positive = 1
     metric: str | None = None
