@@ -47,14 +47,14 @@ def resize(
         m = x.shape[d]
         if n == m and f == 1 and not crop:
             continue
+        if mode == "nearest":
+            y = nearest(w, y, d, n, f, coordinate_transformation_mode, nearest_mode)
+            continue
         ends = (corners[k], corners[k + len(on)]) if crop else (0.0, 1.0)
         u = w((n,), lambda i, n=n, m=m, f=f, ends=ends: place(i[0], m, n, f, coordinate_transformation_mode, ends))
         far.append((d, u))
-        if mode == "nearest":
-            y = nearest(w, y, d, u, nearest_mode)
-        else:
-            shrink = min(f, Fraction(1)) if antialias else Fraction(1)
-            y = weighted(w, y, d, u, mode, cubic_coeff_a, bool(exclude_outside), shrink)
+        shrink = min(f, Fraction(1)) if antialias else Fraction(1)
+        y = weighted(w, y, d, u, mode, cubic_coeff_a, bool(exclude_outside), shrink)
     if not crop:
         return y if y is not x else w(x.shape, lambda i: x[i])
     outside = [(d, u, x.shape[d] - 1) for d, u in far]
@@ -68,36 +68,50 @@ def resize(
 
 def place(i: str, m: int, n: int, f: Fraction, mode: str, ends: tuple[float, float]) -> str:
     """Where place i of n lies among m, f being n / m as it was asked for."""
-    p, q = f.numerator, f.denominator
-    if mode in ("half_pixel", "pytorch_half_pixel"):
-        return "0" if n == 1 and mode != "half_pixel" else f"((2 * {i} + 1) * {q} - {p}) / {2 * p}"
-    if mode == "half_pixel_symmetric":
-        moved = Fraction(m, 2) * (1 - Fraction(n) / (f * m))
-        return f"((2 * {i} + 1) * {q} - {p}) / {2 * p} + {moved.numerator} / {moved.denominator}"
-    if mode == "align_corners":
-        step = (m - 1) / (f * m - 1) if n > 1 else Fraction(0)
-        return f"{i} * {step.numerator} / {step.denominator}"
-    if mode == "asymmetric":
-        return f"{i} * {q} / {p}"
     if mode == "tf_crop_and_resize":
         a, b = ends
         if n == 1:
             return number((a + b) * (m - 1) / 2)
         return f"{number(a)} * {m - 1} + {i} * ({number(b)} - {number(a)}) * {m - 1} / {n - 1}"
+    above, below = quotient(i, m, n, f, mode)
+    return f"({above}) / {below}"
+
+
+def quotient(i: str, m: int, n: int, f: Fraction, mode: str) -> tuple[str, int]:
+    """The same as a quotient of integers."""
+    p, q = f.numerator, f.denominator
+    if mode == "pytorch_half_pixel" and n == 1:
+        return "0", 1
+    if mode in ("half_pixel", "pytorch_half_pixel"):
+        return f"(2 * {i} + 1) * {q} - {p}", 2 * p
+    if mode == "half_pixel_symmetric":
+        moved = Fraction(m, 2) * (1 - Fraction(n) / (f * m))
+        by = moved.denominator
+        return f"((2 * {i} + 1) * {q} - {p}) * {by} + {moved.numerator * 2 * p}", 2 * p * by
+    if mode == "align_corners":
+        step = Fraction(m - 1) / (f * m - 1) if n > 1 else Fraction(0)
+        return f"{i} * {step.numerator}", step.denominator
+    if mode == "asymmetric":
+        return f"{i} * {q}", p
     raise NotExpressible(f"coordinates by {mode}")
 
 
-def nearest(w: Page, x: Value, d: int, u: Value, mode: str) -> Value:
+def nearest(w: Page, x: Value, d: int, n: int, f: Fraction, coordinates: str, mode: str) -> Value:
+    """Rounding in integers: a tie is a tie in every floating-point type."""
     m = x.shape[d]
-    found = {
-        "round_prefer_floor": "ceil({u} - 1 / 2)",
-        "round_prefer_ceil": "floor({u} + 1 / 2)",
-        "floor": "floor({u})",
-        "ceil": "ceil({u})",
-    }[mode]
-    near = w(u.shape, lambda i: f"int({found.format(u=u[i])})", dtype="int")
-    at = w(u.shape, lambda i: f"clip({near[i]}, 0, {m - 1})", dtype=f"index {m}")
-    return w(swap(x.shape, d, u.size), lambda i: x[swap(i, d, at[i[d]])])
+
+    def body(i: Index) -> str:
+        u, v = quotient(i[0], m, n, f, coordinates)
+        return {
+            "round_prefer_floor": f"-(({v} - 2 * ({u})) // {2 * v})",
+            "round_prefer_ceil": f"(2 * ({u}) + {v}) // {2 * v}",
+            "floor": f"({u}) // {v}",
+            "ceil": f"-((-({u})) // {v})",
+        }[mode]
+
+    near = w((n,), body, dtype="int")
+    at = w((n,), lambda i: f"clip({near[i]}, 0, {m - 1})", dtype=f"index {m}")
+    return w(swap(x.shape, d, n), lambda i: x[swap(i, d, at[i[d]])])
 
 
 def weighted(w: Page, x: Value, d: int, u: Value, mode: str, a: float, exclude: bool, shrink: Fraction) -> Value:

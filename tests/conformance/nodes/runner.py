@@ -29,6 +29,9 @@ from tests.conformance.page import NotExpressible, NumberedValue, OutOfScope, Pa
 
 Evaluate = Callable[[str, tuple[str, ...], dict[str, Any]], dict[str, Any]]
 
+PLAIN = {onnx.TensorProto.DataType.Value(name) for name in ("FLOAT", "DOUBLE", "BOOL", "STRING")}
+PLAIN |= {onnx.TensorProto.DataType.Value(f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
+
 
 @dataclass
 class Operator:
@@ -125,8 +128,9 @@ def check(name: str, run: Evaluate = as_kernels, most: int | None = None) -> Ope
 def compare(case: Any, row: Callable[..., Any], run: Evaluate) -> tuple[str, str]:
     """What is wrong, or nothing; and the text."""
     node = case.model.graph.node[0]
-    given = dict(zip((i.name for i in case.model.graph.input), case.data_sets[0][0], strict=True))
-    wanted = dict(zip((o.name for o in case.model.graph.output), case.data_sets[0][1], strict=True))
+    inputs, results = (list(map(unpacked, side)) for side in case.data_sets[0])
+    given = dict(zip((i.name for i in case.model.graph.input), inputs, strict=True))
+    wanted = dict(zip((o.name for o in case.model.graph.output), results, strict=True))
     for value in (*given.values(), *wanted.values()):
         kind(value)
     page, values = Page(), {}
@@ -149,11 +153,20 @@ def compare(case: Any, row: Callable[..., Any], run: Evaluate) -> tuple[str, str
     return next(filter(None, problems), ""), text
 
 
+def unpacked(value: Any) -> Any:
+    """An array, of a tensor in ONNX's own form, where NumPy has its type."""
+    if isinstance(value, onnx.TensorProto) and value.data_type in PLAIN:
+        return onnx.numpy_helper.to_array(value)
+    return value
+
+
 def kind(value: Any) -> str:
     """The language's type for an array's."""
     if not isinstance(value, (np.ndarray, np.generic)):
         packed = isinstance(value, onnx.TensorProto)
-        raise OutOfScope("numbers of 8 bits and fewer, packed" if packed else "sequences, maps and optional values")
+        raise OutOfScope(
+            "floats of 16 bits and fewer, integers of 4 and fewer" if packed else "sequences, maps and optional values"
+        )
     if value.dtype == np.bool_:
         return "bool"
     if value.dtype.kind in "iu":
