@@ -188,6 +188,34 @@ def test_a_panel_of_several_inner_indices_is_packed_in_their_order():
         close(how(job, arrays, {}, 0, 20)["z"], want)
 
 
+def test_a_panel_of_several_inner_indices_is_turned_in_squares():
+    # y[n, k] = sum[h, d] v[n, h, d] W[k, h, d], the gradient of a projection into heads
+    heads, width = 3, 20
+    left = Operand("v", f"h * {width} + d", f"{heads * width}", "0", (f"{width}", "1"))
+    right = Operand("w", f"h * {width} + d", "0", f"{heads * width}", (f"{width}", "1"))
+    way = choose(Shape(None, 50, heads * width), "float32", host(), left, right, INTO)
+    inner = Extent("h", "0", f"{heads}"), Extent("d", "0", f"{width}")
+    lines = product_lines(way, INTO, left, right, Extent("n", "lo", "hi"), Extent("k", "0", "50"), inner, panel="panel")
+    assert any("transpose(" in line for line in lines)
+    source = "def kernel(v, w, z, panel, lo, hi):\n" + "\n".join("    " + line for line in lines) + "\n"
+    views = (Array("float32", (rows, heads, width)) for rows in (20, 50))
+    job = Job(source, "kernel", (*views, Array("float32", (20, 50)), Array("float32", way.panel, scratch=True)))
+    rng = np.random.default_rng(0)
+    v, w = (rng.normal(size=(rows, heads, width)).astype(np.float32) for rows in (20, 50))
+    want = np.einsum("nhd,khd->nk", v.astype(float), w.astype(float))
+    for how in (run, run_plain):
+        close(how(job, {"v": v, "w": w, "z": np.zeros((20, 50), np.float32)}, {}, 0, 20)["z"], want)
+
+
+def test_deep_products_of_columns_that_collide_are_openblas():
+    into = Operand("z", "0", "128", "1")
+    right = Operand("w", "k * 128", "0", "1", ("128",))
+    near, far = (Operand("x", f"k * {step}", "1", "0", (f"{step}",)) for step in (96, 512))
+    assert choose(Shape(32, 128, 2048), "float32", host(), near, right, into).method == "tile"
+    assert choose(Shape(32, 128, 2048), "float32", host(), far, right, into).method == "blas"
+    assert choose(Shape(32, 128, 64), "float32", host(), far, right, into).method == "tile"
+
+
 def test_a_tile_that_forgets_its_last_rows_is_noticed(monkeypatch):
     monkeypatch.setattr(product, "_tile", lambda *a, f=product._tile: f(*a[:-1], "1" if "hi" in a[-1] else a[-1]))
     job = matrix_product("NN", ("M", 32, 16), "float32", host())
