@@ -74,7 +74,8 @@ class NumberedValue(Value):
 class Page:
     """The statements so far. ``w((3, 4), lambda i: x[i])`` defines a tensor of that shape, and gives it."""
 
-    def __init__(self) -> None:
+    def __init__(self, asked: int = 0) -> None:
+        self.asked = asked  # how many results the case wants, where its operator leaves that open
         self.declarations: list[str] = []
         self.statements: list[str] = []
 

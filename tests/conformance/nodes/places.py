@@ -67,9 +67,7 @@ def split(w: Page, x: Value, lengths: Any = None, axis: int = 0, num_outputs: in
     n = x.shape[x.dim(axis)]
     if lengths is not None:
         return shapes.parts(w, x, axis, ints(lengths))
-    if not num_outputs:
-        raise NotExpressible("how many parts is not said by the operator")
-    each = -(-n // num_outputs)
+    each = -(-n // (num_outputs or w.asked))
     return shapes.parts(w, x, axis, [min(each, n - a) for a in range(0, n, each)])
 
 

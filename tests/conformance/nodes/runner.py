@@ -133,7 +133,7 @@ def compare(case: Any, row: Callable[..., Any], run: Evaluate) -> tuple[str, str
     wanted = dict(zip((o.name for o in case.model.graph.output), results, strict=True))
     for value in (*given.values(), *wanted.values()):
         kind(value)
-    page, values = Page(), {}
+    page, values = Page(asked=len(node.output)), {}
     known: dict[str, Value | None] = {"": None}
     for name in node.input:
         if name not in known:

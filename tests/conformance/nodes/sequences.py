@@ -210,6 +210,8 @@ def attention(
     scale: float | None = None,
     softcap: float = 0,
     softmax_precision: int = 0,
+    left_window_size: int = -1,
+    right_window_size: int = -1,
     **attributes: Any,
 ) -> Any:
     if attributes:
@@ -229,6 +231,10 @@ def attention(
     hidden = []
     if is_causal:
         hidden.append(lambda i: f"{i[3]} > {i[2]} + {offset(w, i, lengths, past, t)}")
+    if left_window_size >= 0:
+        hidden.append(lambda i: f"{i[3]} + {left_window_size} < {i[2]} + {offset(w, i, lengths, past, t)}")
+    if right_window_size >= 0:
+        hidden.append(lambda i: f"{i[3]} > {i[2]} + {offset(w, i, lengths, past, t)} + {right_window_size}")
     if lengths is not None:
         hidden.append(lambda i: f"{i[3]} >= {lengths[i[0]]}")
     score = capped
