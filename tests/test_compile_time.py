@@ -75,3 +75,26 @@ def test_four_times_the_layers_are_four_times_the_work(layer):
     short, long = calls(layer, 12), calls(layer, 48)
     most = {stage: (5.0 if stage == "schedule" else 4.2) * short[stage] + 1000 for stage in long}
     assert {stage: (short[stage], long[stage]) for stage in long if long[stage] > most[stage]} == {}
+
+
+def test_a_model_is_elaborated_once_until_a_file_that_it_uses_changes(tmp_path, monkeypatch):
+    made = []
+    plain = compiler.lang.load_source
+    monkeypatch.setattr(compiler.lang, "load_source", lambda source: made.append(source) or plain(source))
+    layer = tmp_path / "layer.graph"
+    layer.write_text("fn twice(x[*]):\n    y[*] = 2 * x[*]\n")
+    text = 'use "layer.graph"\nmodel m():\n    dim n\n    input x[n]\n    output y = twice(x)\n'
+    source = Source(text, str(tmp_path / "m.graph"), folder=tmp_path)
+    assert compiler.elaborate(source) is compiler.elaborate(source)
+    layer.write_text("fn twice(x[*]):\n    y[*] = x[*] + x[*] + 1\n")
+    changed = compiler.elaborate(source)
+    assert len(made) == 2
+    assert "1" in str(changed.producers["y"].body)
+
+
+def test_equal_arguments_of_other_types_are_other_models():
+    text = "model m(k = 1):\n    dim n\n    input x[n]\n    output y = k * x\n"
+    whole = compiler.elaborate(Source(text, "m.graph", arguments=(("k", 1),)))
+    with pytest.raises(compiler.ChainruleError):
+        compiler.elaborate(Source(text, "m.graph", arguments=(("k", True),)))
+    assert whole.outputs == ("y",)

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import sympy as sp
 from msgspec import structs
@@ -37,7 +38,7 @@ from chainrule.optimize import (
 )
 from chainrule.options import Options
 from chainrule.schedule import schedule
-from chainrule.source import Source
+from chainrule.source import Source, texts
 
 Pass = Callable[[Graph], Graph]
 Watch = Callable[[Pass, Graph, Graph], None]
@@ -93,7 +94,13 @@ class Compiled:
 
 
 def elaborate(source: Source) -> Graph:
-    """The graph that `source` describes. Raises SourceError at the user's own line."""
+    """The graph that `source` describes, found once for all programs of a model. Raises SourceError at its line."""
+    return _elaborated(source, repr(source.arguments), tuple(texts(source).items()))
+
+
+@lru_cache(maxsize=16)
+def _elaborated(source: Source, arguments: str, read: tuple[tuple[str, str], ...]) -> Graph:
+    """arguments: as text, for 1, 1.0 and True are equal. read: all texts as they are now, which may have changed."""
     try:
         graph = lang.load_source(source)
     except SourceError as error:
