@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -125,7 +126,8 @@ def train(run: Trained, given: Data, watch: Watch = lambda epoch, loss: None) ->
             now, losses = epoch, []
         losses.append((run.step(batch, rate), 1 if given.whole else samples(batch)))
     metric = run.how.metric or "loss"
-    found = measures.judged(run.predict, given, run.how)
+    counted = SimpleNamespace(steps=0)  # PyTorch draws anew without it
+    found = measures.redrawn(counted, run.how.draws, lambda: measures.judged(run.predict, given, run.how))
     value = found[metric]
     return {
         "metric": metric,
