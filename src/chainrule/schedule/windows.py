@@ -25,7 +25,7 @@ from chainrule.schedule.cost import Sizes
 from chainrule.schedule.product import NARROW, Contraction, contraction_of
 from chainrule.schedule.task import fresh, task_of
 
-WIDE = 8
+WIDE = 4
 """What the columns of a tile should be at least."""
 
 
