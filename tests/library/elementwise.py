@@ -83,6 +83,7 @@ LIBRARY = {
     "ndtr": one("ndtr(x)", torch.special.ndtr),
     "erfinv": one("erfinv(x)", torch.erfinv, inside),
     "ndtri": one("ndtri(x)", torch.special.ndtri, share),
+    "erf_inverse": one("erf_inverse(x, 1 - x)", torch.erfinv, share),
     "erfcinv": one("erfcinv(x)", lambda x: -torch.special.ndtri(x / 2) / 2**0.5, share),
     "trigamma": one("trigamma(x)", lambda x: torch.polygamma(1, x), positive),
     "lbeta": two("lbeta(x, t)", lambda x, t: torch.lgamma(x) + torch.lgamma(t) - torch.lgamma(x + t),
