@@ -12,7 +12,6 @@ from functools import cached_property
 
 import sympy as sp
 
-from chainrule.ir.affine import Facts
 from chainrule.ir.expression import index_symbol, is_slot, slot
 from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce
 from chainrule.ir.graph import Tensor
@@ -131,14 +130,8 @@ def _known_without(axis: sp.Symbol, value: sp.Expr, task: Task) -> bool:
 
 
 def _proved(value: sp.Expr, axis: Index, task: Task, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether `value` stays within the axis, by the bounds of the integer tensors that it is computed from."""
-    bounds = {
-        slot(k, DType.INT.sort): bound
-        for k, read in enumerate(task.reads)
-        if (bound := tensors[read.tensor].bound) is not None
-    }
-    facts = Facts({i.symbol: i.extent for i in task.indices}, bounds)
-    return facts.is_nonnegative(value) and facts.is_below(value, axis.extent)
+    """A slot of an integer tensor whose values stay below the axis' extent."""
+    return is_slot(value) and tensors[task.reads[int(value.name[1:])].tensor].bound == axis.extent
 
 
 def partial_of(task: Task, blocks: sp.Symbol, out: str) -> tuple[Task, Formula]:

@@ -12,14 +12,14 @@ an axis on which alone such a condition stands is computed where it holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sympy as sp
 
 from chainrule.ir.affine import Facts, affine
 from chainrule.ir.expression import index_symbol, quotient, remainder, slot
-from chainrule.ir.formula import Access, Formula, Index
+from chainrule.ir.formula import Access, Formula, Index, free_symbols
 from chainrule.ir.graph import Tensor
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.product import NARROW, Contraction, contraction_of
@@ -157,7 +157,7 @@ def _stride_of(condition: sp.Basic, f: Formula) -> Stride | None:
     if len(axes) != 1 or len(over) != len(form.coefficients) - 1 or len(over) > 1:
         return None
     names = {i.symbol for i in (*axes, *over)}
-    if any(read.outside not in (None, sp.S.Zero) for read in f.reads if names & _symbols(read.indices)):
+    if any(read.outside not in (None, sp.S.Zero) for read in f.reads if names & free_symbols(read.indices)):
         return None
     r = over[0] if over else None
     return Stride(condition, total, int(d), axes[0], r, int(form.coefficients[r.symbol]) if r else 0, int(form.rest))
@@ -170,7 +170,7 @@ def _alone(whole: Split, at: Stride) -> Split | None:
     names: dict[sp.Basic, sp.Basic] = {quotient(at.sum, d): symbol}
     reads = tuple(read.renamed(names) for read in f.reads)
     rest = tuple(c.xreplace(names) for c in f.where if c != at.condition)
-    if at.c < 0 or at.h.symbol in _symbols((f.body, *rest, *(i for read in reads for i in read.indices))):
+    if at.c < 0 or at.h.symbol in free_symbols((f.body, *rest, *(i for read in reads for i in read.indices))):
         return None
     axis = Index(symbol, (at.h.extent - 1 + at.c) // d + 1, at.h.name)
     place = whole.places[k] + at.c
@@ -194,7 +194,7 @@ def _split(split: Split, at: Stride, over: Index) -> Split:
     names = {at.h.symbol, over.symbol}
 
     def moved(read: Access) -> Access:
-        if not names & _symbols(read.indices):
+        if not names & free_symbols(read.indices):
             return read
         return replace(read.renamed(first).renamed(then), outside=sp.S.Zero)  # a last place may be beyond
 
@@ -210,10 +210,6 @@ def _split(split: Split, at: Stride, over: Index) -> Split:
     )
     places = (*places[:k], quotient(places[k], d), remainder(places[k], d), *places[k + 1 :])
     return replace(split, formula=made, places=places, exact=split.exact and at.h.extent % d == 0)
-
-
-def _symbols(indices: Iterable[sp.Basic]) -> set[sp.Symbol]:
-    return set().union(*(i.free_symbols for i in indices), set())
 
 
 def _is_window(read: Access, f: Formula) -> bool:
