@@ -77,6 +77,14 @@ class Select(sp.Function):
         return True if self.args[1].is_integer and self.args[2].is_integer else None
 
 
+def zero_unless(e: sp.Expr) -> tuple[sp.Basic, sp.Expr] | None:
+    """The condition on indices without which `e` is 0, and what it is where that holds; None of an `e` without one."""
+    if not isinstance(e, Select) or any(map(is_slot, e.args[0].free_symbols)):
+        return None
+    c, a, b = e.args
+    return (sp.Not(c), b) if a.is_zero else (c, a) if b.is_zero else None
+
+
 class erfc(sp.Function):
     """1 - erf(x). Ours, since sympy's writes erfc(-x) as 2 - erfc(x), which is 0 below the last place of 2."""
 

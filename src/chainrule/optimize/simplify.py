@@ -8,7 +8,7 @@ from functools import lru_cache
 import sympy as sp
 
 from chainrule.ir.affine import Facts, is_true, tidy
-from chainrule.ir.expression import Select, is_slot, slot, slot_number
+from chainrule.ir.expression import Select, is_slot, slot, slot_number, zero_unless
 from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
 from chainrule.ir.graph import Dim, Graph, Node, Tensor
 from chainrule.ir.rename import fresh_name
@@ -82,22 +82,13 @@ def _chosen(f: Formula) -> Formula:
         return f
     where, factors = [], []
     for factor in sp.Mul.make_args(f.body):
-        condition, kept = _condition_of(factor)
-        where += [] if condition is None else [condition]
-        factors.append(kept)
+        found = zero_unless(factor)
+        if found is None or not isinstance(found[0], sp.core.relational.Relational):
+            factors.append(factor)
+            continue
+        where.append(found[0])
+        factors.append(found[1])
     return replace(f, body=sp.Mul(*factors), where=(*f.where, *where)) if where else f
-
-
-def _condition_of(e: sp.Expr) -> tuple[sp.Basic | None, sp.Expr]:
-    """The condition on indices without which `e` is 0, and what it is where that holds."""
-    if isinstance(e, Select):
-        c, a, b = e.args
-        relation = isinstance(c, sp.core.relational.Relational) and not any(map(is_slot, c.free_symbols))
-        if relation and a.is_zero:
-            return sp.Not(c), b
-        if relation and b.is_zero:
-            return c, a
-    return None, e
 
 
 def _factored(f: Formula) -> Formula:

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from chainrule.ir.expression import Select, is_slot, slot, slot_number
+from chainrule.ir.expression import is_slot, slot, slot_number, zero_unless
 from chainrule.ir.formula import Access, DType, Formula, Reduce
 from chainrule.ir.graph import Node, Tensor
 from chainrule.schedule.cost import Sizes
@@ -82,14 +82,10 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mappi
 def _kept(read: Access, producers: Mapping[str, Node]) -> set[sp.Basic]:
     """The conditions without which what is read is 0 by its own formula."""
     made = producers.get(read.tensor)
-    if not isinstance(made, Formula) or made.over or not isinstance(made.body, Select):
-        return set()
-    c, a, b = made.body.args
-    holds = sp.Not(c) if a.is_zero else c if b.is_zero else None
-    if holds is None or any(map(is_slot, holds.free_symbols)):
+    if not isinstance(made, Formula) or made.over or (found := zero_unless(made.body)) is None:
         return set()
     names = {axis.symbol: index for axis, index in zip(made.axes, read.indices, strict=True)}
-    return set(sp.And.make_args(holds.xreplace(names)))
+    return set(sp.And.make_args(found[0].xreplace(names)))
 
 
 def _conditions(f: Formula, sides: tuple[Indices, Indices]) -> tuple[tuple[sp.Basic, ...], ...] | None:
