@@ -224,7 +224,7 @@ def decode(text: bytes) -> Executable:
 # The layout of the tape in memory: what the walker (compiled by codegen) and the run side agree on.
 # Everything is an int64; each class numbers the words of one record.
 
-TAPE_FORMAT = 3  # raise it when a layout below changes: it is part of the key of the compiled walker
+TAPE_FORMAT = 4  # raise it when a layout below changes: it is part of the key of the compiled walker
 WALKER_SYMBOL = "chainrule_walk"  # int64 walk(int64 control, int64 thread)
 STEP_SYMBOL = "chainrule_step"  # PyObject *step(PyObject *self, PyObject *nothing), for PyMethodDef
 TAKE_SYMBOL = "chainrule_take"  # PyObject *take(PyObject *self, PyObject *mapping), the same
@@ -271,9 +271,10 @@ class Take(IntEnum):
     """An input that a step takes by itself from the mapping that Python calls it with.
 
     The mapping's value under the string at NAME must be an object of the type at KIND, with the dtype at DTYPE and
-    AXES extents as from SHAPE on, contiguous; its BYTES go to TARGET. The first words of a block of these are the
-    control block's address (plus one: let other Python threads run meanwhile), the type of the mapping, which is
-    dict, and how many inputs follow.
+    AXES extents as from SHAPE on, contiguous. Its BYTES go to TARGET; or, where USES is not 0, kernels read it where
+    it lies: its address goes to so many words of their tables, whose addresses are listed from USE on, and none of
+    its bits in ODD may be set. The first words of a block of these are the control block's address (plus one: let
+    other Python threads run meanwhile), the type of the mapping, which is dict, and how many inputs follow.
     """
 
     CONTROL = 0
@@ -285,9 +286,12 @@ class Take(IntEnum):
     DTYPE = 2
     TARGET = 3
     BYTES = 4
-    AXES = 5
-    SHAPE = 6
-    WORDS = 24
+    USE = 5
+    USES = 6
+    ODD = 7
+    AXES = 8
+    SHAPE = 9
+    WORDS = 32
 
 
 class Check(IntEnum):

@@ -48,11 +48,12 @@ class Model:
     dtype: DType
     _stores: dict[DType, Store]
     _runners: dict[tuple[Options, int | None], Runner]
+    _asked: dict[tuple[Any, ...], Runner]  # the same again for `predict`, by what it was called with
 
     def __init__(self, loss: Tensor | Source | None = None, /, *, name: str = "network", **outputs: Tensor) -> None:
         roots = outputs if loss is None or isinstance(loss, Source) else {"loss": loss, **outputs}
         self.source = loss if isinstance(loss, Source) else recorded_source(name, roots)
-        self.dtype, self._stores, self._runners = "float32", {}, {}
+        self.dtype, self._stores, self._runners, self._asked = "float32", {}, {}, {}
 
     def compile(
         self,
@@ -89,7 +90,14 @@ class Model:
 
         Only the inputs upstream of what is asked are needed; the model's others may be given, and are not looked at.
         """
-        runner = self._runner(Options("predict", _names(outputs), dtype=_checked(dtype or self.dtype)), threads)
+        names = _names(outputs)
+        asked = self.dtype, dtype, threads, names
+        runner = self._asked.get(asked)  # to make options and compare them takes longer than many a program runs
+        if runner is None:
+            options = Options("predict", names, dtype=_checked(dtype or self.dtype))
+            runner = self._runner(options, threads)
+            if options.dtype == self.dtype:  # else the parameters are copied for each call
+                self._asked[asked] = runner
         return runner.run(_needed(runner, inputs))
 
     def gradients(

@@ -68,6 +68,7 @@ TAKE_MAPPING, TAKE_INPUTS, TAKE_FIRST = 8 * Take.MAPPING, 8 * Take.INPUTS, 8 * T
 TAKE_BYTES = 8 * Take.WORDS
 TAKE_NAME, TAKE_KIND, TAKE_DTYPE = 8 * Take.NAME, 8 * Take.KIND, 8 * Take.DTYPE
 TAKE_TARGET, TAKE_COUNT, TAKE_AXES, TAKE_SHAPE = 8 * Take.TARGET, 8 * Take.BYTES, 8 * Take.AXES, 8 * Take.SHAPE
+TAKE_USE, TAKE_USES, TAKE_ODD = 8 * Take.USE, 8 * Take.USES, 8 * Take.ODD
 ARRIVED, GENERATION, ASLEEP = 8 * Pool.ARRIVED, 8 * Pool.GENERATION, 8 * Pool.ASLEEP
 SPINS, YIELDS, STOP, JOB = 8 * Pool.SPINS, 8 * Pool.YIELDS, 8 * Pool.STOP, 8 * Pool.JOB
 MAIL, MAIL_ASLEEP, MAIL_BYTES = 8 * Pool.MAIL, 8 * Pool.MAIL_ASLEEP, 8 * Pool.MAIL_WORDS
@@ -300,7 +301,10 @@ def _is_as_before(array: int, take: int) -> bool:
 
 @_compiled
 def _take(block: int, mapping: int) -> int:
-    """Copy the inputs in a dict to where the kernels read them; 0 where they are not as `block` says."""
+    """Copy the inputs in a dict to where the kernels read them, or tell the kernels where they lie.
+
+    0 where they are not as `block` says.
+    """
     count = peek(block + TAKE_INPUTS)
     if peek(mapping + OBJECT_KIND) != peek(block + TAKE_MAPPING) or count_items(mapping) != count:
         return 0
@@ -309,7 +313,14 @@ def _take(block: int, mapping: int) -> int:
         array = look_up(mapping, peek(take + TAKE_NAME))
         if not _is_as_before(array, take):
             return 0
-        copy(peek(take + TAKE_TARGET), peek(array + ARRAY_DATA), peek(take + TAKE_COUNT))
+        data, uses = peek(array + ARRAY_DATA), peek(take + TAKE_USES)
+        if uses == 0:
+            copy(peek(take + TAKE_TARGET), data, peek(take + TAKE_COUNT))
+        elif data & peek(take + TAKE_ODD) != 0:
+            return 0
+        use = peek(take + TAKE_USE)
+        for k in range(uses):
+            poke(peek(use + 8 * k), data)
         take += TAKE_BYTES
     return 1
 

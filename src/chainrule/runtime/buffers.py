@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
-from chainrule.executable import Dim, Executable, Polynomial, derived_sizes, evaluate
+from chainrule.executable import Buffer, Dim, Executable, Polynomial, derived_sizes, evaluate
 
 LINE = 64  # bytes: every buffer starts on a cache line, which is also the widest vector
 ELEMENTS = {name: np.dtype(name) for name in ("float32", "float64", "int64", "bool")}
 IN_ARENA = ("arena", "input")
 
 Shape = tuple[int, ...]
+
+
+LENT = 1 << 12  # bytes from which a result is not copied out of the arena: kernels write it where it stays
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -79,18 +82,23 @@ def plan(executable: Executable, sizes: Mapping[str, int]) -> Plan:
         for shape, buffer in zip(shapes, executable.buffers, strict=True)
     )
     end = max(len(executable.launches) - 1, 0)
-    results = {output.buffer for output in executable.outputs}
-    wanted = [
-        Interval(count, 0, end)
-        if buffer.space == "input"  # fed before the step, perhaps for several steps
-        else Interval(count, buffer.first, end if k in results else buffer.last)
-        for k, (buffer, count) in enumerate(zip(executable.buffers, counts, strict=True))
-        if buffer.space in IN_ARENA
-    ]
-    places, arena = pack(wanted)
-    place = iter(places)
-    offsets = tuple(next(place) if buffer.space in IN_ARENA else None for buffer in executable.buffers)
-    return Plan(dict(sizes), shapes, counts, offsets, arena)
+    results = [output.buffer for output in executable.outputs]
+    inside = {k for k, buffer in enumerate(executable.buffers) if buffer.space in IN_ARENA}
+    inside -= {k for k in results if is_lent(executable.buffers[k], counts[k]) and results.count(k) == 1}
+    wanted = {
+        k: Interval(counts[k], 0, end)
+        if (buffer := executable.buffers[k]).space == "input"  # fed before the step, perhaps for several steps
+        else Interval(counts[k], buffer.first, end if k in results else buffer.last)
+        for k in sorted(inside)
+    }
+    places, arena = pack(list(wanted.values()))
+    offsets = dict(zip(wanted, places, strict=True))
+    return Plan(dict(sizes), shapes, counts, tuple(offsets.get(k) for k in range(len(shapes))), arena)
+
+
+def is_lent(buffer: Buffer, count: int) -> bool:
+    """Whether a result in this buffer of `count` bytes is written where the caller keeps it."""
+    return buffer.space == "arena" and count >= LENT
 
 
 def pack(wanted: Sequence[Interval]) -> tuple[list[int], int]:

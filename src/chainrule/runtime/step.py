@@ -2,14 +2,14 @@
 
 The first call with some shapes binds sizes and builds a tape. The next one with the same shapes and dtypes does a
 minimum of Python: one call of the walker, which takes the inputs from the dict by itself (`take`), and a copy of each
-result.
+small result; large ones lie in arrays of the caller's already (`results`).
 """
 
 from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +19,18 @@ from chainrule.errors import ChainruleError, nearest
 from chainrule.executable import Check, Control, Copy, Executable, Input, evaluate
 from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, address, aligned, bind, plan, polynomial_text, shape_text
 from chainrule.runtime.load import load
+from chainrule.runtime.results import Lent
 from chainrule.runtime.store import Store
-from chainrule.runtime.take import take_block
-from chainrule.runtime.tape import Tape, Words, build
+from chainrule.runtime.take import Fed, take_block
+from chainrule.runtime.tape import Tape, Uses, Words, build, uses
 from chainrule.runtime.threads import Walker, thread_count, together
 from chainrule.runtime.values import Array, as_array, check_dtype
 
 BINDINGS = 16  # sizes that stay bound
 CHUNK = 0.1  # seconds of steps between two looks at Ctrl-C
+IN_PLACE = 1 << 12  # bytes from which an input is read where it lies, unless
+FELT = 0.02  # to copy it takes less than this part of the step: on huge pages and cache lines reading is faster
+COPIED = 0.1  # nanoseconds that a byte takes to be copied, about
 QUICK = 20_000.0  # nanoseconds of a step that may keep the GIL: giving it back costs more than it helps others
 
 Result = tuple[str, Array]  # an output's name, and where it lies
@@ -38,14 +42,22 @@ class Binding:
 
     plan: Plan
     tape: Tape
-    views: tuple[Array, ...]  # by buffer
+    arena: Array
+    places: dict[str, Array]  # where the kernels read the inputs that are copied
     control: Words  # one step, whose inputs lie in place
     checks: Words
     scratch: Array
     step: Callable[[], int]  # what `control` says
     release: bool  # whether other Python threads run meanwhile; a step that takes no time keeps the GIL
     numbers: tuple[Result, ...]
-    results: tuple[Result, ...]
+    results: tuple[Result, ...]  # copied out of the arena
+    lent: tuple[Lent, ...]
+    moving: dict[str, Uses]  # by input that is read where it lies: which words say so
+
+    def home(self) -> None:
+        """Let the kernels find every input in the arena."""
+        for name, words in self.moving.items():
+            words.point_to(address(self.places[name]))
 
 
 class Runner:
@@ -81,6 +93,7 @@ class Runner:
         self.last: Binding  # what the last step was bound to
         self._numbers: tuple[Result, ...] = ()
         self._results: tuple[Result, ...] = ()
+        self._lent: tuple[Lent, ...] = ()
         self._take: Callable[[Mapping[str, Any]], int] = _nothing_known
         self._taken: tuple[Any, ...] = ()  # what `_take` points to
 
@@ -109,12 +122,14 @@ class Runner:
         """`run` for one step whose inputs have the shapes and dtypes of the last one's; None where they have not."""
         self._enter()  # `with self.store.lock` takes 0.1 µs longer
         try:
+            found = {}
+            for lent in self._lent:
+                found[lent.name] = lent.next()
             code = self._take(inputs)
             if code:
                 if code < 0:
                     return None
-                raise self._out_of_range(self.last, self._places(self.last), None)
-            found = {}
+                raise self._out_of_range(self.last, self.last.places, None)
             for name, view in self._numbers:
                 found[name] = view[()]
             for name, view in self._results:
@@ -123,21 +138,22 @@ class Runner:
         finally:
             self._leave()
 
-    def _places(self, binding: Binding) -> dict[str, Array]:
-        """Where the kernels read each input."""
-        return {item.name: binding.views[item.buffer] for item in self.executable.inputs}
-
-    def _prepare(self, binding: Binding, arrays: Mapping[str, Array], places: Mapping[str, Array]) -> None:
+    def _prepare(self, binding: Binding, arrays: Mapping[str, Array]) -> None:
         """Let the walker take inputs like `arrays` by itself from now on, where it can."""
+        if self._taken and self.last is not binding:
+            for lent in self._lent:
+                lent.forget()
         self.last, self._take = binding, _nothing_known
-        self._numbers, self._results = binding.numbers, binding.results
-        inputs = [(name, arrays[name], places[name]) for name in self._names]
+        self._numbers, self._results, self._lent = binding.numbers, binding.results, binding.lent
+        nowhere, places = _words(1, 0)[0], binding.places
+        addresses = {name: words.addresses for name, words in binding.moving.items()}
+        inputs = [Fed(name, arrays[name], places[name], addresses.get(name, nowhere)) for name in self._names]
         block = take_block(address(binding.control) + binding.release, inputs)
         if block is not None:
             take = self._walker.take(address(block))
             threads = binding.tape.threads
             self._take = together(self._walker, threads, binding.control, take) if threads > 1 else take
-            self._taken = (block, binding, [array.dtype for array in arrays.values()])
+        self._taken = (block, binding, [array.dtype for array in arrays.values()], addresses)
 
     def warm(self, **shapes: Shape) -> None:
         """Bind sizes for inputs of these shapes ahead of the first call."""
@@ -167,23 +183,29 @@ class Runner:
 
     def _one(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
         binding = self._bind({name: array.shape for name, array in arrays.items()})
-        places = self._places(binding)
-        for name, array in arrays.items():
-            places[name][...] = array
-        if binding.step():
+        self._prepare(binding, arrays)
+        found = {lent.name: lent.next() for lent in binding.lent}
+        code = self._take(dict(arrays))
+        places = binding.places
+        if code < 0:  # some need to be cast, or moved together
+            binding.home()
+            for name, array in arrays.items():
+                places[name][...] = array
+            code = binding.step()
+        if code:
             raise self._out_of_range(binding, places, None)
-        self._prepare(binding, arrays, places)
-        return {name: view[()] for name, view in binding.numbers} | {
-            name: view.copy() for name, view in binding.results
-        }
+        found |= {name: view[()] for name, view in binding.numbers}
+        return found | {name: view.copy() for name, view in binding.results}
 
     def _many(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Any]:
         """`steps` steps; inputs with one more axis move on along it."""
         moving = {name for name, array in arrays.items() if self._moves(name, array, steps)}
         binding = self._bind({name: a.shape[1:] if name in moving else a.shape for name, a in arrays.items()})
-        views = {item.name: binding.views[item.buffer] for item in self.executable.inputs}
+        views = binding.places
         sources = {name: np.ascontiguousarray(array, dtype=views[name].dtype) for name, array in arrays.items()}
-        outputs = binding.numbers + binding.results
+        lent = tuple((one.name, one.next()) for one in binding.lent)
+        outputs = binding.numbers + binding.results + lent
+        binding.home()
         feeds, results = _words(len(sources), Copy.WORDS), _words(len(outputs), Copy.WORDS)
         for row, (name, source) in zip(feeds, sources.items(), strict=True):
             size = views[name].nbytes
@@ -239,7 +261,13 @@ class Runner:
     def _new_binding(self, bound: Plan) -> Binding:
         if bound.arena > len(self._arena):  # bindings share one arena; older ones keep a smaller one alive
             self._arena = aligned(bound.arena)
-        views = tuple(self._view(k, bound) for k in range(len(self.executable.buffers)))
+        buffers = self.executable.buffers
+        lent = {
+            item.buffer: Lent(item.name, bound.shapes[item.buffer], ELEMENTS[buffers[item.buffer].element])
+            for item in self.executable.outputs
+            if buffers[item.buffer].space == "arena" and bound.offsets[item.buffer] is None
+        }
+        views = tuple(lent[k].array if k in lent else self._view(k, bound) for k in range(len(buffers)))
         tape = build(self.executable, bound, [address(view) for view in views], self._functions, self.threads)
         scratch = aligned(max(tape.scratch, 1) * tape.threads)
         places = {item.name: views[item.buffer] for item in self.executable.inputs}
@@ -254,9 +282,29 @@ class Runner:
         step = self._walker.step(at, release=not quick)
         if tape.threads > 1:
             step = together(self._walker, tape.threads, control, step)
-        found = [(item.name, views[item.buffer]) for item in self.executable.outputs]
+        found = [(item.name, views[item.buffer]) for item in self.executable.outputs if item.buffer not in lent]
         numbers, results = tuple(r for r in found if not r[1].ndim), tuple(r for r in found if r[1].ndim)
-        return Binding(bound, tape, views, control, checks, scratch, step, not quick, numbers, results)
+        for k, one in lent.items():
+            one.bind(uses(self.executable, tape, k))
+        moving = {i.name: uses(self.executable, tape, i.buffer) for i in self._moving(bound, tape.cost)}
+        return Binding(
+            bound, tape, self._arena, places, control, checks, scratch, step, not quick,
+            numbers, results, tuple(lent.values()), moving,
+        )  # fmt: skip
+
+    def _moving(self, bound: Plan, cost: float) -> Iterator[Input]:
+        """The inputs that are read where they lie.
+
+        Not one whose values are indices: between the look at them and their use another thread could change them.
+        """
+        results = {item.buffer for item in self.executable.outputs}
+        launches = self.executable.launches
+        written = {launch.buffers[k] for launch in launches for k in launch.writes}
+        for item in self.executable.inputs:
+            count = bound.bytes[item.buffer]
+            worth = count >= IN_PLACE and count * COPIED >= FELT * cost
+            if worth and item.bound is None and item.buffer not in results | written:
+                yield item
 
     def _view(self, k: int, bound: Plan) -> Array:
         """Buffer k as an array over its memory."""

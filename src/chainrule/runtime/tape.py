@@ -58,6 +58,38 @@ def build(executable: Executable, plan: Plan, places: Sequence[int], functions: 
     return Tape(entries, max(shares, default=1), _whole_lines(scratch), sum(costs), (table,))
 
 
+class Uses(msgspec.Struct, frozen=True):
+    """The words of a tape's tables that hold one buffer's address."""
+
+    table: Words
+    words: tuple[int, ...]
+
+    def point_to(self, place: int) -> None:
+        """Let the kernels find the buffer at the address `place`."""
+        for word in self.words:
+            self.table[word] = place
+
+    @property
+    def addresses(self) -> Words:
+        """Where these words are, as a list in memory."""
+        found = aligned(8 * len(self.words)).view(np.int64)
+        found[:] = address(self.table) + 8 * np.array(self.words, np.int64)
+        return found
+
+
+def uses(executable: Executable, tape: Tape, buffer: int) -> Uses:
+    """Where the launches of `tape` find the address of `buffer`."""
+    (table,) = tape.keep
+    starts = (tape.entries[:, Entry.TABLE] - address(table)) // 8
+    words = (
+        int(start) + position
+        for launch, start in zip(executable.launches, starts, strict=True)
+        for position, held in enumerate(launch.buffers)
+        if held == buffer
+    )
+    return Uses(table, tuple(words))
+
+
 def divide(costs: Sequence[float], extents: Sequence[int], threads: int) -> list[int]:
     """Among how many threads each launch is divided: as many as have GRAIN nanoseconds to do, 1 where nobody helps."""
     return [max(1, min(threads, extent, int(cost // GRAIN))) for cost, extent in zip(costs, extents, strict=True)]
