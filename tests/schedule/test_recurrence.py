@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from chainrule import compiler
+from chainrule.ir.expression import dim_symbol
+from chainrule.ir.formula import Formula
 from chainrule.ir.program import Loop
+from chainrule.ir.recurrence import recurrence_of
 from chainrule.ir.validate_program import IllegalProgram, validate_program
 from chainrule.options import Options
 from chainrule.schedule import schedule, work
@@ -86,9 +89,10 @@ def test_a_wrong_direction_or_a_lost_carry_is_noticed(broken: str, monkeypatch: 
     graph = compiler.derive(Source(LSTM, "test.graph"), Options("train")).graph
     whole = work.circles_of
 
-    def wrong(formulas):  # type: ignore[no-untyped-def]
-        ordered, circles = whole(formulas)
-        return ordered, {out: replace(c, **{broken: not getattr(c, broken)}) for out, c in circles.items()}
+    def wrong(formulas, dims):  # type: ignore[no-untyped-def]
+        ordered, circles = whole(formulas, dims)
+        turned = {out: tuple(replace(c, **{broken: not getattr(c, broken)}) for c in of) for out, of in circles.items()}
+        return ordered, turned
 
     monkeypatch.setattr(work, "circles_of", wrong)
 
@@ -99,3 +103,24 @@ def test_a_wrong_direction_or_a_lost_carry_is_noticed(broken: str, monkeypatch: 
 
     with pytest.raises((AssertionError, IllegalProgram, IndexError)):
         holds()
+
+
+GRID = """model align():
+    dim batch, rows >= 1, columns >= 1
+    input d[batch, rows, columns]
+    near[n < batch, i < rows, j < columns] = exp(-s[n, i - 1, j; 0]) + exp(-s[n, i, j - 1; 0])
+    e[n < batch, i < rows, j < columns] = near[n, i, j] + exp(-s[n, i - 1, j - 1; 0])
+    s[n < batch, i < rows, j < columns] = d[n, i, j] - log(e[n, i, j])
+    loss = mean[n] s[n, rows - 1, columns - 1]
+"""
+
+
+@pytest.mark.parametrize("sizes", [{"batch": 3, "rows": 4, "columns": 5}, {"batch": 1, "rows": 1, "columns": 2}])
+def test_a_recurrence_along_two_indices_is_a_loop_in_a_loop(sizes: dict[str, int]) -> None:
+    graph = compiler.derive(Source(GRID, "test.graph"), Options("gradient", wrt=("d",))).graph
+    program = schedule(graph, training=True)
+    validate_program(program)
+    assert_law(graph, sizes, program=program)
+    alone = recurrence_of([f for f in graph.nodes if isinstance(f, Formula) and f.out in ("s", "e", "near")])
+    assert alone.extent == dim_symbol("rows")
+    assert [inner.extent for inner in alone.inner] == [dim_symbol("columns")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal
 
 import networkx as nx
 import sympy as sp
@@ -22,12 +23,17 @@ Node = Formula | Primitive
 
 @dataclass(frozen=True)
 class Dim:
-    """A named size; a derived one has its definition, over dims before it: ``rows = (h - 1) // 2 + 1``."""
+    """A named size; a derived one has its definition, over dims before it: ``rows = (h - 1) // 2 + 1``.
+
+    steps: its places are computed one after another, upwards or downwards: all formulas with an index over it share
+    one loop, and read each other at the same place of it or at what the loop has passed.
+    """
 
     name: str
     minimum: int = 0
     maximum: int | None = None
     definition: sp.Expr | None = None
+    steps: Literal["up", "down"] | None = None
 
 
 @dataclass(frozen=True)

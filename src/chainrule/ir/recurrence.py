@@ -1,36 +1,48 @@
 """How a recurrence runs: along which index, and which way. Formulas that read each other at other places along it.
 
 A circle of reads is a recurrence where every read around it goes the same way along one index (``t - 1``, ``t - 2``)
-and the reads at distance 0 make no circle of their own. Then one loop over that index computes all of it.
+and the reads at distance 0 make no circle of their own but for recurrences along another index. Then one loop over
+that index computes all of it, with loops inside for those.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networkx as nx
 import sympy as sp
 
-from chainrule.ir.formula import Access, Extent, Formula
+from chainrule.ir.expression import dim_symbol
+from chainrule.ir.formula import Access, Extent, Formula, Index
+from chainrule.ir.graph import Dim
+
+Reads = Sequence[tuple[Formula, Access]]
 
 
 @dataclass(frozen=True)
 class Recurrence:
-    """axes: which axis of each member is stepped along; ahead: reads are of later places, so the steps run down."""
+    """axes: which of each member's indices is stepped along; ahead: reads are of later places, so the steps run down.
+    reads: those that members have of each other, within one step of what is around. inner: the recurrences in a step.
+    """
 
     members: tuple[Formula, ...]
     axes: Mapping[str, int]
-    ahead: bool
+    reads: Reads
+    ahead: bool = False
+    inner: tuple[Recurrence, ...] = ()
 
     @property
     def extent(self) -> Extent:
-        first = self.members[0]
-        return first.axes[self.axes[first.out]].extent
+        return self.step(self.members[0]).extent
+
+    def step(self, f: Formula) -> Index:
+        """The index of a member that is stepped along; a sum over all steps has it among those that it reduces."""
+        return f.indices[self.axes[f.out]]
 
     def distance(self, f: Formula, read: Access) -> int:
         """How far along the index a member's read of a member is: -1 is the place before."""
-        return int(sp.expand(read.indices[self.axes[read.tensor]] - f.axes[self.axes[f.out]].symbol))
+        return int(sp.expand(read.indices[self.axes[read.tensor]] - self.step(f).symbol))
 
 
 class NoRecurrence(ValueError):
@@ -41,24 +53,41 @@ class NoRecurrence(ValueError):
         self.name = name
 
 
-def recurrence_of(members: Sequence[Formula]) -> Recurrence:
+def recurrence_of(members: Sequence[Formula], reads: Reads | None = None) -> Recurrence:
     """The index and the way that a strongly connected set of formulas steps along.
 
-    Raises NoRecurrence where there is none.
+    reads: those by which they are connected, if not all that they have of each other. Raises NoRecurrence where there
+    is none.
     """
-    names = {f.out for f in members}
-    reads = [(f, read) for f in members for read in f.reads if read.tensor in names]
+    reads = reads_among(members) if reads is None else reads
     reason: NoRecurrence | None = None
     for axes in _assignments(members, reads):
         try:
-            return _checked(Recurrence(tuple(members), axes, False), reads)
+            return _checked(Recurrence(tuple(members), axes, reads))
         except NoRecurrence as problem:
             reason = reason or problem
     f, _ = reads[0]
     raise reason or NoRecurrence(f.out, f"no index along which {_circle(members)} is read at a constant distance")
 
 
-def _assignments(members: Sequence[Formula], reads: Sequence[tuple[Formula, Access]]) -> Iterator[dict[str, int]]:
+def loop_over(formulas: Sequence[Formula], dim: Dim) -> Recurrence | None:
+    """The formulas over a dim whose places follow each other, as one recurrence: a sum over it is a member too.
+
+    Raises NoRecurrence where they do not read each other as `dim` says.
+    """
+    axes = {f.out: k for f in formulas for k, i in enumerate(f.indices) if i.extent == dim_symbol(dim.name)}
+    members = tuple(f for f in formulas if f.out in axes)
+    if not members:
+        return None
+    return replace(_checked(Recurrence(members, axes, reads_among(members))), ahead=dim.steps == "down")
+
+
+def reads_among(members: Sequence[Formula]) -> Reads:
+    names = {f.out for f in members}
+    return [(f, read) for f in members for read in f.reads if read.tensor in names]
+
+
+def _assignments(members: Sequence[Formula], reads: Reads) -> Iterator[dict[str, int]]:
     """Every way to choose an axis of each member so that all reads have a constant distance along them."""
     by_name = {f.out: f for f in members}
 
@@ -86,42 +115,74 @@ def _assignments(members: Sequence[Formula], reads: Sequence[tuple[Formula, Acce
         yield from extend({members[0].out: k})
 
 
-def still_axes(members: Sequence[Formula]) -> list[Mapping[str, int]]:
-    """The axes, one of each member, along which they read each other at the same place, such as the batch's."""
-    names = {f.out for f in members}
-    reads = [(f, read) for f in members for read in f.reads if read.tensor in names]
-    found: list[Mapping[str, int]] = []
-    for axes in _assignments(members, reads):
-        extents = {f.axes[axes[f.out]].extent for f in members}
-        if len(extents) == 1 and all(
-            read.indices[axes[read.tensor]] == f.axes[axes[f.out]].symbol for f, read in reads
-        ):
-            found.append(axes)
-    return found
+def still_indices(members: Sequence[Formula]) -> list[dict[str, sp.Symbol]]:
+    """The indices, one of each member, along which all read each other at the same place, such as the batch's. What no
+    member reads may reduce it."""
+    by_name, reads = {f.out: f for f in members}, reads_among(members)
+    starts = ({members[0].out: axis.symbol} for axis in members[0].axes)
+    return [chosen for chosen in starts if _is_still(chosen, by_name, reads)]
+
+
+def _is_still(chosen: dict[str, sp.Symbol], by_name: Mapping[str, Formula], reads: Reads) -> bool:
+    """Whether `chosen`, which grows along the reads, comes to hold an index of every member."""
+    size = 0
+    while size < len(chosen):
+        size = len(chosen)
+        for f, read in reads:
+            g = by_name[read.tensor]
+            axes = [axis.symbol for axis in g.axes]
+            if g.out in chosen:
+                if chosen[g.out] not in axes:
+                    return False
+                at = read.indices[axes.index(chosen[g.out])]
+                if at not in {i.symbol for i in f.indices} or chosen.setdefault(f.out, at) != at:
+                    return False
+            elif f.out in chosen:
+                if chosen[f.out] not in read.indices:
+                    return False
+                chosen[g.out] = axes[read.indices.index(chosen[f.out])]
+    extents = {i.extent for f in by_name.values() for i in f.indices if i.symbol == chosen.get(f.out)}
+    return len(chosen) == len(by_name) and len(extents) == 1
 
 
 def _is_constant(e: sp.Expr) -> bool:
     return bool(sp.expand(e).is_Integer)
 
 
-def _checked(found: Recurrence, reads: Sequence[tuple[Formula, Access]]) -> Recurrence:
-    still = nx.DiGraph()
+def _checked(found: Recurrence) -> Recurrence:
+    still: list[tuple[Formula, Access]] = []
     ways: dict[bool, str] = {}
-    extents = {f.axes[found.axes[f.out]].extent for f in found.members}
+    extents = {found.step(f).extent for f in found.members}
     if len(extents) > 1:
         raise NoRecurrence(found.members[0].out, f"the index runs over {' and '.join(sorted(map(str, extents)))}")
-    for f, read in reads:
+    for f, read in found.reads:
         distance = found.distance(f, read)
         if distance == 0:
-            still.add_edge(read.tensor, f.out)
+            still.append((f, read))
         else:
             ways.setdefault(distance > 0, f.out)
-    if not nx.is_directed_acyclic_graph(still):
-        name = nx.find_cycle(still)[0][0]
-        raise NoRecurrence(name, f"{name} is read at the place that it is computed at")
     if len(ways) > 1:
         raise NoRecurrence(ways[True], f"{_circle(found.members)} is read at earlier and at later places")
-    return Recurrence(found.members, found.axes, True in ways)
+    circles = [c for c in nx.strongly_connected_components(_network(found.members, still)) if _turns(c, still)]
+    if circles and not ways:
+        name = min(min(circles, key=min))
+        raise NoRecurrence(name, f"{name} is read at the place that it is computed at")
+    inner = []
+    for circle in circles:
+        within = [(f, read) for f, read in still if f.out in circle and read.tensor in circle]
+        inner.append(recurrence_of([f for f in found.members if f.out in circle], within))
+    return replace(found, ahead=True in ways, inner=tuple(inner))
+
+
+def _network(members: Sequence[Formula], reads: Reads) -> nx.DiGraph:
+    network = nx.DiGraph()
+    network.add_nodes_from(f.out for f in members)
+    network.add_edges_from((read.tensor, f.out) for f, read in reads)
+    return network
+
+
+def _turns(circle: set[str], reads: Reads) -> bool:
+    return len(circle) > 1 or any(f.out in circle and read.tensor in circle for f, read in reads)
 
 
 def _circle(members: Sequence[Formula]) -> str:
@@ -129,12 +190,15 @@ def _circle(members: Sequence[Formula]) -> str:
 
 
 def in_steps(found: Recurrence) -> tuple[Formula, ...]:
-    """The members in an order in which one step may compute them: each after those that it reads at distance 0."""
-    order = nx.DiGraph()
+    """The members in an order in which one step may compute them: each after those that it reads at distance 0, those
+    of an inner recurrence together."""
     place = {f.out: k for k, f in enumerate(found.members)}
-    order.add_nodes_from(place)
-    for f in found.members:
-        for read in f.reads:
-            if read.tensor in place and found.distance(f, read) == 0:
-                order.add_edge(read.tensor, f.out)
-    return tuple(found.members[place[name]] for name in nx.lexicographical_topological_sort(order, key=place.get))
+    still = [(f, read) for f, read in found.reads if found.distance(f, read) == 0]
+    order = nx.condensation(_network(found.members, still))
+    inner = {f.out: recurrence for recurrence in found.inner for f in recurrence.members}
+    groups = {c: sorted(place[name] for name in names) for c, names in order.nodes(data="members")}
+    result: list[Formula] = []
+    for c in nx.lexicographical_topological_sort(order, key=lambda c: groups[c]):
+        first = found.members[groups[c][0]]
+        result += in_steps(inner[first.out]) if first.out in inner else (first,)
+    return tuple(result)

@@ -99,8 +99,7 @@ def flops_of(task: Task) -> sp.Expr:
 
 def extents_of(task: Task) -> tuple[Extent, ...]:
     """What its loops run over, the steps of its recurrence too."""
-    steps = () if task.circle is None else (task.circle.step.extent,)
-    return (*steps, *(i.extent for i in task.indices))
+    return (*(circle.step.extent for circle in task.circles), *(i.extent for i in task.free))
 
 
 def bytes_of(dtype: DType) -> int:

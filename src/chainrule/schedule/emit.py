@@ -82,8 +82,11 @@ def body_of(
     work = Kernelwork(ground, block, paths, places, stored, taken, list(buffers), symbols=len(branches))
     for t, path in paths.items():
         task = ground.links.tasks[t]
+        steps, first = steps_of(t, path), first_reduced(t, path, ground)
         if task.over and t not in ground.contractions:
-            _accumulate(t, task, steps_of(t, path), first_reduced(t, path, ground), work)
+            _accumulate(t, task, steps, first, work)
+        elif first < len(path):  # a product whose parts the steps of a recurrence add
+            _clear(t, task, steps, first, work)
     return tuple(_leaves(tree, work)), tuple(work.buffers)
 
 
@@ -135,7 +138,7 @@ def _accumulate(t: int, task: Task, steps: Sequence[Step], first: int, work: Ker
     inside = [k for k in range(first, len(steps)) if steps[k][1] not in over]
     target = work.target(task, _opened(steps))
     if task.scattered or inside:
-        _clear(task, target, steps, first, inside, work)
+        _clear(t, task, steps, first, work)
         run = inside[-1] + 1 if inside else first
         if task.scattered or run == len(steps):
             work.into[t] = (target, None)
@@ -174,22 +177,15 @@ def _scalar(t: int, task: Task, above: Branch, work: Kernelwork, target: Access 
     return total
 
 
-def _clear(
-    task: Task, target: Access, steps: Sequence[Step], first: int, inside: Sequence[int], work: Kernelwork
-) -> None:
-    """Above the first reduction loop: loops over the axes that open below it, and over scattered ones."""
+def _clear(t: int, task: Task, steps: Sequence[Step], first: int, work: Kernelwork) -> None:
+    """Above the first reduction loop: loops over the axes that open below it, a product's own, and scattered ones."""
     names: dict[sp.Basic, sp.Basic] = _opened(steps[:first])
     ranges: list[Range] = []
-    branches = {steps[k][1]: steps[k][0] for k in inside}
     for axis in task.formula.axes:
-        if axis.symbol in branches:
-            symbol = work.fresh_symbol()
-            names[axis.symbol] = symbol
-            branch = branches[axis.symbol]
-            ranges.append(span(symbol, axis.extent, work.block if branch.blocked else None, axis.name))
-        elif axis in task.scattered:
+        if axis.symbol not in names:
             names[axis.symbol] = symbol = work.fresh_symbol()
-            ranges.append(span(symbol, axis.extent, None, axis.name))
+            block = work.block if work.ground.blocked(t, axis) else None
+            ranges.append(span(symbol, axis.extent, block, axis.name))
     assert task.formula.reduce is not Reduce.ARGMAX
     whole = tuple(axis.symbol for axis in task.formula.axes)
     number = (PART,) if task.partial else ()
@@ -206,8 +202,9 @@ def _clear(
 def _product(t: int, work: Kernelwork) -> Product:
     task, c = work.ground.links.tasks[t], work.ground.contractions[t]
     names = _opened(steps_of(t, work.paths[t]))
+    inner = tuple(index for index in c.inner if index.symbol not in names)
     ranges: dict[sp.Symbol, Range] = {}
-    for index in (*c.rows, *c.columns, *c.inner):
+    for index in (*c.rows, *c.columns, *inner):
         symbol = work.fresh_symbol()
         names[index.symbol] = symbol
         block = work.block if work.ground.blocked(t, index) else None
@@ -222,8 +219,9 @@ def _product(t: int, work: Kernelwork) -> Product:
         right=work.access(c.right, names),
         rows=of(c.rows),
         columns=of(c.columns),
-        inner=of(c.inner),
+        inner=of(inner),
         scale=c.scale.xreplace(names),
+        accumulate=len(inner) < len(c.inner),
         origin=task.formula.origin,
         text=task.text,
     )

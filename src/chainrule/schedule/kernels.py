@@ -17,7 +17,7 @@ import sympy as sp
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.formula import DType, Index, Reduce
 from chainrule.ir.graph import Tensor
-from chainrule.ir.recurrence import still_axes
+from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of
 from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
@@ -104,8 +104,8 @@ def _contractions(tasks: Sequence[Task], sizes: Sizes) -> dict[int, Contraction]
     return found
 
 
-def in_circle(task: Task, number: int) -> bool:
-    return task.circle is not None and task.circle.number == number
+def is_in_loop(task: Task, number: int) -> bool:
+    return bool(task.circles) and task.circles[0].number == number
 
 
 @dataclass
@@ -123,10 +123,10 @@ class Planner:
 
     def put(self, t: int) -> None:
         """Task `t` into the latest draft that it may join, else into a new one."""
-        circle = self.links.tasks[t].circle
-        if circle is not None:
+        circles = self.links.tasks[t].circles
+        if circles:
             if t not in self.place:
-                self.put_circle([k for k, task in enumerate(self.links.tasks) if in_circle(task, circle.number)])
+                self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
             return
         earliest = max((self.place[p] for p in self.links.before[t]), default=0)
         if not self.serial and self.join(t, earliest):
@@ -160,20 +160,29 @@ class Planner:
                 self.drafts[self.place[t]].tasks.append(t)
             return
         at = len(self.drafts)
-        first = self.links.tasks[members[0]]
-        symbols = common[0]
-        self.drafts.append(Draft(next(a for a in first.axes if a.symbol == symbols[members[0]])))
+        self.drafts.append(Draft(common[0][members[0]]))
         for t in members:
-            self.add(t, at, symbols[t])
+            if common[0][t] in self.links.tasks[t].over:
+                self.add_partial(t, at, common[0][t])
+            else:
+                self.add(t, at, common[0][t].symbol)
 
-    def common(self, members: Sequence[int]) -> list[dict[int, sp.Symbol]]:
-        """Which axis of each task of a recurrence may be one and the same: all reads among them are at its place."""
+    def common(self, members: Sequence[int]) -> list[dict[int, Index]]:
+        """Which index of each task of a recurrence may be one and the same: all reads among them are at its place, and
+        what reduces it can be added up later."""
         tasks = {self.links.tasks[t].out: t for t in members}
         found = []
-        for axes in still_axes([self.links.tasks[t].formula for t in members]):
-            found.append({t: self.links.tasks[t].formula.axes[axes[out]].symbol for out, t in tasks.items()})
-        steps = {t: circle.step.symbol for t in members if (circle := self.links.tasks[t].circle) is not None}
-        return [symbols for symbols in found if all(symbols[t] != steps[t] for t in members)]
+        for symbols in still_indices([self.links.tasks[t].formula for t in members]):
+            chosen = {
+                tasks[out]: index
+                for out, symbol in symbols.items()
+                for index in self.links.tasks[tasks[out]].free
+                if index.symbol == symbol
+            }
+            divides = all(i in self.links.tasks[t].axes or self.may_part(t) for t, i in chosen.items())
+            if divides and len(chosen) == len(tasks):
+                found.append(chosen)
+        return found
 
     def options(self, t: int) -> Sequence[Index]:
         """The indices that blocks may divide: never one that is reduced, for its parts would have to be added."""
@@ -249,11 +258,16 @@ class Planner:
             return True
         return len(draft.tasks) >= (FORMULAS if t in self.contractions else 3 * FORMULAS)
 
+    def may_part(self, t: int) -> bool:
+        """Whether the partial results of blocks can be put together."""
+        task = self.links.tasks[t]
+        return task.reduce is not Reduce.ARGMAX and not task.scattered and task.store is None
+
     def partial_pays(self, t: int, index: Index, draft: Draft) -> bool:
         """Whether the partial results of a block are fewer than what the block reads for them."""
-        task = self.links.tasks[t]
-        if task.reduce is Reduce.ARGMAX or task.scattered or task.store is not None:
+        if not self.may_part(t):
             return False
+        task = self.links.tasks[t]
         size = self.block_size(draft)
         result = self.sizes.points(axis.extent for axis in task.axes)
         extents = {i.symbol: self.sizes.of(i.extent) for i in task.indices} | {index.symbol: size}

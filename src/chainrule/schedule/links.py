@@ -49,7 +49,7 @@ def links_of(tasks: Sequence[Task]) -> Links:
         found: dict[int, frozenset[Pair]] = {}
         for tensor in dict.fromkeys(read.tensor for read in task.reads):
             p = producers.get(tensor)
-            if p is not None and not (p >= k and task.circle is not None):  # the steps before have computed that
+            if p is not None and not (p >= k and task.circles):  # the steps before have computed that
                 found[p] = _flow(tasks[p], task)
         if task.store is not None:
             for p in readers.get(task.store, ()):

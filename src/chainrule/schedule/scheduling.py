@@ -69,7 +69,7 @@ def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
     needed: dict[int, set[str]] = {at: set() for at in range(len(plan.drafts))}
     for t, task in enumerate(plan.links.tasks):
         away = any(home[reader] != home[t] for reader in plan.links.readers.get(task.out, ()))
-        carried = task.circle is not None and task.circle.carried
+        carried = bool(task.circles) and task.circles[0].carried
         if away or carried or task.out in outputs:
             needed[home[t]].add(task.out)
     return needed
@@ -82,7 +82,7 @@ def kernel_of(
     tasks = [links.tasks[t] for t in draft.tasks]
     contractions = {t: plan.contractions[t] for t in draft.tasks if t in plan.contractions}
     ground = Ground(links, contractions, dict(draft.opened), sizes)
-    tree = build([Item(t, links.tasks[t].indices) for t in draft.tasks], ground)
+    tree = build([Item(t, links.tasks[t].free) for t in draft.tasks], ground)
     block = None
     if draft.index is not None:
         block = Block(

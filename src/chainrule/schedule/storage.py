@@ -75,6 +75,15 @@ def first_reduced(task: int, path: Sequence[Branch], ground: Ground) -> int:
     return len(path)
 
 
+def first_carried(task: int, path: Sequence[Branch], ground: Ground) -> int:
+    """How many loops are around the first one of whose steps others read an earlier result."""
+    carried = {circle.step.symbol for circle in ground.links.tasks[task].circles if circle.carried}
+    for k, (_, symbol) in enumerate(steps_of(task, path)):
+        if symbol in carried:
+            return k
+    return len(path)
+
+
 def local_places(
     paths: Mapping[int, tuple[Branch, ...]], needed: set[str], ground: Ground, block: Block | None
 ) -> tuple[dict[str, Place], list[Buffer]]:
@@ -86,7 +95,7 @@ def local_places(
         task = links.tasks[t]
         if task.out in needed or task.store is not None or task.partial:
             continue
-        common = path[: first_reduced(t, path, ground)]
+        common = path[: min(first_reduced(t, path, ground), first_carried(t, path, ground))]
         for reader in links.readers.get(task.out, ()):
             common = _prefix(common, paths[reader])
         dropped = {branch.opened[t] for branch in common}

@@ -12,6 +12,7 @@ from functools import cached_property
 
 import sympy as sp
 
+from chainrule.ir.affine import Facts, bounds_of
 from chainrule.ir.expression import index_symbol, is_slot, slot
 from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce
 from chainrule.ir.graph import Tensor
@@ -23,10 +24,10 @@ PART = sp.Symbol("_part", integer=True, nonnegative=True)
 
 @dataclass(frozen=True)
 class Circle:
-    """The recurrence that a task is a member of: one loop, over `step` of each, computes all of them.
+    """A loop whose steps follow each other, which computes all of its members: `step` is the index of one of them.
 
-    number: of the recurrence. ahead: what it reads is at later places, so the loop runs down. carried: somebody reads
-    the task's result at another place than the loop's, so that all of it is kept.
+    number: of the loop. ahead: what is read is at later places, so it runs down. carried: a member reads the task's
+    result at another place than the loop's, so that all places of it are kept.
     """
 
     number: int
@@ -41,7 +42,8 @@ class Task:
 
     target: what it stores at, over the symbols of axes and over, and slots; an axis of `scattered` is no loop.
     store: the state or parameter that it overwrites in place. partial: it reduces the block's part of an index, and
-    its first target index is the block's number. circle: the step of a recurrence is no axis of its tasks.
+    its first target index is the block's number. circles: the loops of recurrences around it, the outermost first;
+    their steps are no axes of the task.
     """
 
     formula: Formula
@@ -53,7 +55,7 @@ class Task:
     scattered: tuple[Index, ...] = ()
     store: str | None = None
     partial: bool = False
-    circle: Circle | None = None
+    circles: tuple[Circle, ...] = ()
 
     @property
     def out(self) -> str:
@@ -71,6 +73,12 @@ class Task:
     @cached_property
     def indices(self) -> tuple[Index, ...]:
         return self.axes + self.over
+
+    @cached_property
+    def free(self) -> tuple[Index, ...]:
+        """The indices that no recurrence steps along."""
+        steps = {circle.step.symbol for circle in self.circles}
+        return tuple(i for i in self.indices if i.symbol not in steps)
 
     @cached_property
     def extents(self) -> Mapping[sp.Symbol, Extent]:
@@ -130,8 +138,9 @@ def _known_without(axis: sp.Symbol, value: sp.Expr, task: Task) -> bool:
 
 
 def _proved(value: sp.Expr, axis: Index, task: Task, tensors: Mapping[str, Tensor]) -> bool:
-    """A slot of an integer tensor whose values stay below the axis' extent."""
-    return is_slot(value) and tensors[task.reads[int(value.name[1:])].tensor].bound == axis.extent
+    """Whether `value` stays within the axis, by the ranges of its indices and of the integers that it reads."""
+    facts = Facts({i.symbol: i.extent for i in task.indices if i is not axis}, bounds_of(task.reads, tensors))
+    return facts.is_nonnegative(value) and facts.is_below(value, axis.extent)
 
 
 def partial_of(task: Task, blocks: sp.Symbol, out: str) -> tuple[Task, Formula]:

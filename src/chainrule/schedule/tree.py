@@ -107,17 +107,17 @@ class Ground:
 
 
 def build(
-    items: Sequence[Item], ground: Ground, count: list[int] | None = None, inside: int | None = None
+    items: Sequence[Item], ground: Ground, count: list[int] | None = None, inside: int = 0
 ) -> tuple[Branch | Twig, ...]:
-    """The loops over `items`, in order. `count` numbers the loops of the whole kernel; `inside`: which recurrence
-    is open."""
+    """The loops over `items`, in order. `count` numbers the loops of the whole kernel; `inside`: how many recurrences
+    are open."""
     count = [0] if count is None else count
     groups: list[Group | Twig] = []
     place: dict[int, int] = {}
     for k, item in enumerate(items):
-        circle = ground.links.tasks[item.task].circle
-        if circle is not None and circle.number != inside:
-            place[item.task] = _stepped(item, circle, groups)
+        circles = ground.links.tasks[item.task].circles[inside:]
+        if circles:
+            place[item.task] = _stepped(item, circles[0], groups)
             continue
         earliest = max((place[p] for p in ground.links.before[item.task] if p in place), default=0)
         options = ground.may_open(item)
@@ -142,7 +142,7 @@ def build(
         else:
             number, count[0] = count[0], count[0] + 1
             circle = group.circle
-            body = build(group.items, ground, count, inside if circle is None else circle.number)
+            body = build(group.items, ground, count, inside + (circle is not None))
             ahead = circle is not None and circle.ahead
             index = group.index
             result.append(Branch(number, index.extent, group.blocked, index.name, group.opened, body, ahead))

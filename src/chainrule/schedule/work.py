@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import networkx as nx
 
 from chainrule.ir.expression import index_symbol, slot
 from chainrule.ir.formula import Access, Formula, Index
-from chainrule.ir.graph import Graph, Tensor
-from chainrule.ir.recurrence import in_steps, recurrence_of
+from chainrule.ir.graph import Dim, Graph, Tensor
+from chainrule.ir.recurrence import Recurrence, in_steps, loop_over, recurrence_of
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.split import split
 from chainrule.schedule.task import Circle, Task, fresh, task_of
@@ -62,46 +63,59 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
         else:
             formulas += split(f, tensors, sizes, graph.producers)
     outputs = tuple((name, alias.get(name, name)) for name in graph.outputs)
-    formulas, circles = circles_of(formulas)
+    formulas, circles = circles_of(formulas, graph.dims)
     saved = {}
     for _, name in outputs:
         if name in stores and name not in saved:  # an output is the value before the update
             saved[name] = fresh(f"{name}_before", tensors)
             formulas.append(copy_formula(saved[name], tensors[name], name))
             tensors[saved[name]] = replace(tensors[name], name=saved[name])
-    tasks = [in_circle(task_of(f, tensors), circles.get(f.out)) for f in formulas]
+    tasks = [in_circles(task_of(f, tensors), circles.get(f.out, ())) for f in formulas]
     tasks = _with_updates(tasks, [(u.store, alias.get(u.value, u.value)) for u in graph.updates], tensors)
     outputs = tuple((name, saved.get(of, of)) for name, of in outputs)
     return Work(tuple(in_order(tasks)), tensors, alias, outputs)
 
 
-def circles_of(formulas: Sequence[Formula]) -> tuple[list[Formula], dict[str, Circle]]:
-    """`formulas`, those of each recurrence in the order of one step, and which recurrence each of these is in."""
-    by_name = {f.out: f for f in formulas}
-    reads = nx.DiGraph((t, f.out) for f in formulas for t in f.tensors if t in by_name)
-    found: dict[str, Circle] = {}
+def circles_of(
+    formulas: Sequence[Formula], dims: Sequence[Dim] = ()
+) -> tuple[list[Formula], dict[str, tuple[Circle, ...]]]:
+    """`formulas`, those of each recurrence in the order of one step, and the loops that each of these is in.
+
+    Formulas over a dim of `dims` whose places follow each other share its loop.
+    """
+    loops = [loop_over(formulas, dim) for dim in dims if dim.steps is not None]
+    recurrences = [loop for loop in loops if loop is not None]
+    stepped = {f.out for loop in recurrences for f in loop.members}
+    by_name = {f.out: f for f in formulas if f.out not in stepped}
+    reads = nx.DiGraph((t, f.out) for f in by_name.values() for t in f.tensors if t in by_name)
+    for names in nx.strongly_connected_components(reads):
+        if len(names) > 1 or names <= set(by_name[min(names)].tensors):
+            recurrences.append(recurrence_of([f for f in by_name.values() if f.out in names]))
+    found: dict[str, tuple[Circle, ...]] = {}
     ordered: dict[str, tuple[Formula, ...]] = {}
-    for number, names in enumerate(nx.strongly_connected_components(reads)):
-        if len(names) == 1 and not names <= set(by_name[min(names)].tensors):
-            continue
-        members = [f for f in formulas if f.out in names]
-        recurrence = recurrence_of(members)
-        carried = {
-            read.tensor for f in members for read in f.reads if read.tensor in names and recurrence.distance(f, read)
-        }
-        for f in members:
-            step = f.axes[recurrence.axes[f.out]]
-            found[f.out] = Circle(number, step, recurrence.ahead, f.out in carried)
-        ordered[members[-1].out] = in_steps(recurrence)
+    numbers = count()
+    for recurrence in recurrences:
+        ordered[recurrence.members[-1].out] = in_steps(recurrence)
+        _enclose(recurrence, numbers, found)
     # all of a recurrence stands where its last member stood
     rest = ((f,) if f.out not in found else ordered.get(f.out, ()) for f in formulas)
     return [f for group in rest for f in group], found
 
 
-def in_circle(task: Task, circle: Circle | None) -> Task:
-    if circle is None:
-        return task
-    return replace(task, axes=tuple(a for a in task.axes if a != circle.step), circle=circle)
+def _enclose(recurrence: Recurrence, numbers: Iterator[int], found: dict[str, tuple[Circle, ...]]) -> None:
+    """Add the loop of `recurrence`, and those within it, to what is around its members."""
+    number = next(numbers)
+    carried = {read.tensor for f, read in recurrence.reads if recurrence.distance(f, read)}
+    for f in recurrence.members:
+        circle = Circle(number, recurrence.step(f), recurrence.ahead, f.out in carried)
+        found[f.out] = (*found.get(f.out, ()), circle)
+    for inner in recurrence.inner:
+        _enclose(inner, numbers, found)
+
+
+def in_circles(task: Task, circles: tuple[Circle, ...]) -> Task:
+    steps = [circle.step for circle in circles]
+    return replace(task, axes=tuple(a for a in task.axes if a not in steps), circles=circles) if circles else task
 
 
 def _with_updates(tasks: list[Task], updates: Sequence[tuple[str, str]], tensors: dict[str, Tensor]) -> list[Task]:
@@ -143,7 +157,7 @@ def _may_overwrite(
 ) -> bool:
     f = task.formula
     if (
-        task.circle is not None
+        bool(task.circles)
         or f.over
         or f.where
         or f.shape != tensors[store].shape
@@ -181,8 +195,8 @@ def predecessors(tasks: Sequence[Task]) -> list[set[int]]:
     producers = {task.out: k for k, task in enumerate(tasks)}
     circles: dict[int, list[int]] = {}
     for k, task in enumerate(tasks):
-        if task.circle is not None:
-            circles.setdefault(task.circle.number, []).append(k)
+        if task.circles:
+            circles.setdefault(task.circles[0].number, []).append(k)
     readers = _readers(tasks)
     before: list[set[int]] = []
     for k, task in enumerate(tasks):
