@@ -7,15 +7,19 @@ names share one object.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
+
+import sympy as sp
 
 from chainrule import executable as ex
 from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.collapse import collapsed
 from chainrule.codegen.contraction import Epilogue, write_product
 from chainrule.codegen.epilogue import arranged, is_alone
+from chainrule.codegen.equal import Form, form_of
 from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.kernel import (
     DEEPEST,
@@ -49,20 +53,26 @@ class Kept:
 def emit(
     program: Program, *, element: Element, target: Target | None = None, kept: Kept | None = None
 ) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
-    """The executable of `program` for `target` (None: this CPU), its objects by SHA-256, and the kernels' sources."""
+    """The executable of `program` for `target` (None: this CPU), its objects by SHA-256, and the kernels' sources.
+
+    The source of a kernel that equals an earlier one is that one's.
+    """
     target = target or host()
-    written = sources(program, element=element, target=target)
+    written = printed(program, element, target)
     jobs: dict[str, Job] = {}
-    symbols = []
-    for source in written.values():
-        symbols.append(symbol_of(source.job, target))
-        jobs.setdefault(symbols[-1], source.job)
+    named: dict[Job, str] = {}
+    for source in written:
+        if source.job not in named:
+            named[source.job] = symbol_of(source.job, target)
+            jobs.setdefault(named[source.job], source.job)
+    symbols = [named[source.job] for source in written]
     compiled = _compiled(jobs, target, kept or Kept())
     kernels = tuple(_kernel(c) for c in compiled.values())
-    which = [list(jobs).index(symbol) for symbol in symbols]
-    executable = executable_of(program, list(written.values()), kernels, which, element, str(target))
+    places = {symbol: k for k, symbol in enumerate(jobs)}
+    which = [places[symbol] for symbol in symbols]
+    executable = executable_of(program, written, kernels, which, element, str(target))
     objects = {k.object: c.code for k, c in zip(kernels, compiled.values(), strict=True)}
-    return executable, objects, {name: source.text for name, source in written.items()}
+    return executable, objects, {kernel.name: s.text for kernel, s in zip(program.kernels, written, strict=True)}
 
 
 def _compiled(jobs: Mapping[str, Job], target: Target, kept: Kept) -> dict[str, Compiled]:
@@ -84,18 +94,52 @@ def sources(program: Program, *, element: Element, target: Target | None = None)
     """Each kernel of `program` as source, by its name."""
     target = target or host()
     names = Names({"lo", "hi", "kernel", *LIBRARY})
-    found: dict[str, KernelSource] = {}
+    _named_once(program)
+    return {k.name: kernel_source(k, program, names.fresh(k.name), element, target) for k in program.kernels}
+
+
+def printed(program: Program, element: Element, target: Target) -> list[KernelSource]:
+    """A source for each kernel of `program`; kernels that differ in names alone share the first one's text."""
+    names = Names({"lo", "hi", "kernel", *LIBRARY})
+    _named_once(program)
+    buffers, dims = {b.name: b for b in program.buffers}, _dims(program)
+    first: dict[object, tuple[Form, KernelSource]] = {}
+    result = []
     for kernel in program.kernels:
-        if kernel.name in found:
-            raise ChainruleError(f"program {program.name} has two kernels named {kernel.name}")
-        found[kernel.name] = kernel_source(kernel, program, names.fresh(kernel.name), element, target)
-    return found
+        form = form_of(kernel, buffers, dims)
+        if form.key not in first:
+            first[form.key] = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target)
+        result.append(_bound(*first[form.key], form))
+    return result
+
+
+def _bound(of: Form, source: KernelSource, form: Form) -> KernelSource:
+    """The source of one kernel, for an equal one's buffers and dims."""
+    if of is form:
+        return source
+    buffers, dims = of.to(form)
+    return replace(
+        source,
+        buffers=tuple(buffers.get(name, name) for name in source.buffers),  # the clock is always the clock
+        sizes=tuple(e.xreplace(dims) for e in source.sizes),
+        scratch=tuple((element, tuple(e.xreplace(dims) for e in shape)) for element, shape in source.scratch),
+    )
+
+
+def _named_once(program: Program) -> None:
+    for name, times in Counter(kernel.name for kernel in program.kernels).items():
+        if times > 1:
+            raise ChainruleError(f"program {program.name} has two kernels named {name}")
+
+
+def _dims(program: Program) -> frozenset[sp.Symbol]:
+    return frozenset(dim_symbol(dim.name) for dim in program.dims)
 
 
 def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element, target: Target) -> KernelSource:
     """`kernel` as a Python function named `entry`."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
-    dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
+    dims = _dims(program)
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
     w = Writer(kernel, buffers, dims, element, target, stores=stores)
     w.names.fresh(entry)

@@ -30,9 +30,15 @@ class Sizes:
 
     dims: list[ex.Dim] = field(default_factory=list)
     quotients: dict[sp.Basic, str] = field(default_factory=dict)
+    known: dict[sp.Basic, ex.Polynomial] = field(default_factory=dict)
 
     def polynomial(self, e: sp.Expr) -> ex.Polynomial:
         """`e` over the dims, exactly: what is no polynomial with whole coefficients gets a dim."""
+        if e not in self.known:
+            self.known[e] = self._polynomial(e)
+        return self.known[e]
+
+    def _polynomial(self, e: sp.Expr) -> ex.Polynomial:
         above, below = sp.fraction(sp.together(sp.expand(self._plain(e))))
         if below == 1:
             return self.terms(above)

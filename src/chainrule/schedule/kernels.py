@@ -30,8 +30,16 @@ TINY_NS = 2_000.0
 SERIAL_NS = 30_000.0
 """A program below this runs faster on one core than threads can meet."""
 
+LONG_NS = 3_000.0
+"""A kernel without blocks that takes this long, of which a launch is a sixtieth, ends where it would repeat itself from
+its start; at half as much again at any repetition, at twice as much anywhere. So deep networks of small layers have
+many equal kernels, and short ones: each is compiled once."""
+
 FORMULAS = 48
 """A kernel that holds this many takes no further product, so that deep networks have many equal kernels."""
+
+FAR = 96
+"""Drafts: farther back, what they and a task share has left the cache."""
 
 BLOCK_NS = 10_000.0
 """What a block should take at least."""
@@ -71,6 +79,7 @@ class Draft:
     opened: dict[int, sp.Symbol] = field(default_factory=dict)
     tasks: list[int] = field(default_factory=list)
     blocks: sp.Symbol | None = None  # how many there are, once a partial result needs to know
+    closed: bool = False  # it takes no more: what would still fit makes equal stretches of a network unequal
 
 
 @dataclass
@@ -106,6 +115,12 @@ def _contractions(tasks: Sequence[Task], sizes: Sizes) -> dict[int, Contraction]
 
 def is_in_loop(task: Task, number: int) -> bool:
     return bool(task.circles) and task.circles[0].number == number
+
+
+def is_like(a: Task, b: Task) -> bool:
+    """Whether the tasks differ in the names of tensors alone."""
+    places = [tuple(read.indices for read in task.reads) for task in (a, b)]
+    return places[0] == places[1] and (a.body, a.indices, a.where) == (b.body, b.indices, b.where)
 
 
 @dataclass
@@ -215,7 +230,7 @@ class Planner:
 
     def join(self, t: int, earliest: int) -> bool:
         """Into the latest draft that computes what `t` reads, else into one that shares some other read with it."""
-        first = max(earliest, len(self.drafts) - 96)  # far back, what they share has left the cache
+        first = max(earliest, len(self.drafts) - FAR)
         for linked in (True, False):
             for at in range(len(self.drafts) - 1, first - 1, -1):
                 draft = self.drafts[at]
@@ -253,8 +268,16 @@ class Planner:
             return None
         return next((axis for axis in self.options(t) if axis.extent == draft.index.extent), None)
 
+    def is_long(self, draft: Draft, t: int) -> bool:
+        cost = sum(self.costs[k] for k in draft.tasks)
+        if cost < LONG_NS:
+            return False
+        starts = draft.tasks[: 1 if 2 * cost < 3 * LONG_NS else None]
+        return cost > 2 * LONG_NS or any(is_like(self.links.tasks[t], self.links.tasks[k]) for k in starts)
+
     def is_full(self, draft: Draft, t: int) -> bool:
-        if draft.index is None and sum(self.costs[k] for k in draft.tasks) + self.costs[t] > SERIAL_NS:
+        if draft.closed or (draft.index is None and not self.serial and self.is_long(draft, t)):
+            draft.closed = True
             return True
         return len(draft.tasks) >= (FORMULAS if t in self.contractions else 3 * FORMULAS)
 
@@ -280,7 +303,7 @@ class Planner:
         return 4 * result <= read  # written, added and read again
 
     def put_serial(self, t: int, earliest: int) -> None:
-        for at in range(len(self.drafts) - 1, earliest - 1, -1):
+        for at in range(len(self.drafts) - 1, max(earliest, len(self.drafts) - FAR) - 1, -1):
             draft = self.drafts[at]
             if draft.index is None and not self.is_full(draft, t):
                 draft.tasks.append(t)

@@ -1,0 +1,95 @@
+"""Equal kernels, found before they are printed: kernels that differ in the names of buffers and dims alone.
+
+A deep network has hundreds of them, and to print one takes a hundred times as long as to compare its form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+import sympy as sp
+
+from chainrule.ir.expression import dim_symbol
+from chainrule.ir.formula import Access
+from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement
+
+SPECIAL = ("scalar", "clock", "random")
+"""Spaces whose buffers a kernel knows by name: the step's number, the seed, what draws are keyed by."""
+
+
+@dataclass
+class Form:
+    """What two kernels must have in common to be one; buffers and dims are numbered as they appear.
+
+    key: all of it, hashable. buffers, dims: the numbers by what they stand for in this kernel.
+    """
+
+    known: Mapping[str, Buffer]  # the program's and the kernel's own
+    over: frozenset[sp.Symbol]  # the program's dims
+    key: Any = ()
+    buffers: dict[str, int] = field(default_factory=dict)
+    dims: dict[sp.Symbol, sp.Symbol] = field(default_factory=dict)
+
+    def to(self, other: Form) -> tuple[dict[str, str], dict[sp.Basic, sp.Basic]]:
+        """What the buffers and the dims of this kernel are called in `other`, which is equal."""
+        dims = dict(zip(self.dims, other.dims, strict=True))
+        return dict(zip(self.buffers, other.buffers, strict=True)), {a: b for a, b in dims.items() if a != b}
+
+    def leaf(self, node: Leaf) -> Any:
+        match node:
+            case Loop():
+                return "loop", self.range(node.range), tuple(map(self.leaf, node.body))
+            case Statement():
+                read = tuple(map(self.access, node.reads))
+                value, where = self.expression(node.value), tuple(map(self.expression, node.where))
+                place = None if node.place is None else self.expression(node.place)
+                companion = None if node.companion is None else self.buffer(node.companion)
+                return self.access(node.target), value, read, where, node.reduce, companion, place
+            case Product():
+                accesses = tuple(map(self.access, (node.target, node.left, node.right)))
+                groups = (node.rows, node.columns, node.inner, node.batch)
+                ranges = tuple(tuple(map(self.range, group)) for group in groups)
+                return accesses, ranges, self.expression(node.scale), node.accumulate
+            case _:
+                assert_never(node)
+
+    def range(self, r: Range) -> Any:
+        return r.symbol, self.expression(r.start), self.expression(r.stop)
+
+    def access(self, access: Access) -> Any:
+        outside = None if access.outside is None else self.expression(access.outside)
+        return self.buffer(access.tensor), self.expressions(access.indices), outside
+
+    def buffer(self, name: str) -> Any:
+        """Its number; with what it is, where it appears first."""
+        if name in self.buffers:
+            return self.buffers[name]
+        self.buffers[name] = len(self.buffers)
+        buffer = self.known.get(name)
+        if buffer is None:
+            return name
+        special = (buffer.key or buffer.name) if buffer.space in SPECIAL else ""
+        return self.expressions(buffer.shape), buffer.dtype, buffer.space, special
+
+    def expressions(self, several: Iterable[sp.Basic]) -> Any:
+        return tuple(map(self.expression, several))
+
+    def expression(self, e: sp.Basic) -> sp.Basic:
+        """`e`, the dims in it called by number."""
+        if not e.args and e not in self.over:
+            return e
+        found = sorted(e.free_symbols & self.over, key=lambda s: s.name)
+        for dim in found:
+            self.dims.setdefault(dim, dim_symbol(f"_{len(self.dims)}"))
+        return e.xreplace({dim: self.dims[dim] for dim in found}) if found else e
+
+
+def form_of(kernel: Kernel, buffers: Mapping[str, Buffer], dims: frozenset[sp.Symbol]) -> Form:
+    """The form of `kernel`. buffers: the program's; what lies in them is told apart, where they lie is not."""
+    form = Form({**buffers, **{buffer.name: buffer for buffer in kernel.locals}}, dims)
+    block = kernel.block
+    blocks = () if block is None else (block.number, block.first, block.last, block.extent, sp.Integer(block.size))
+    form.key = form.expressions(blocks), tuple(map(form.leaf, kernel.body))
+    return form
