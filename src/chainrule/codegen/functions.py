@@ -91,31 +91,61 @@ def _power_of_two(i: Any, element: str) -> Any:
     return of_bits((i + BIAS[element]) << MANTISSA[element])
 
 
-def _reduce(x: Any) -> tuple[Any, Any]:
-    """(i, r) with x = i ln 2 + r, i the nearest integer; by adding 1.5·2^mantissa, which defines NaN's i too."""
+def _reduce(x: Any, offset: int = 0, scale: int = 1) -> tuple[Any, Any]:
+    """(k, r) with scale·x = i ln 2 + scale·r, i the nearest integer, and i + offset in the lowest bits of k.
+
+    By adding 1.5·2^mantissa, which defines NaN's i too.
+    """
     element = element_of(x)
-    magic = constant(x, 1.5 * 2.0 ** MANTISSA[element])
-    shifted = muladd(x, constant(x, LOG2E), magic)
+    magic = constant(x, 1.5 * 2.0 ** MANTISSA[element] + offset)
+    shifted = muladd(x, constant(x, scale * LOG2E), magic)
     n = shifted - magic
     high, low = LN2[element]
-    r = muladd(n, constant(x, -low), muladd(n, constant(x, -high), x))
-    return bits_of(shifted) - bits_of(magic), r
+    r = muladd(n, constant(x, -low / scale), muladd(n, constant(x, -high / scale), x))
+    return bits_of(shifted), r
+
+
+def _reduce_normal(x: Any, offset: int = 0, scale: int = 1) -> tuple[Any, Any]:
+    """(2^(i + offset), r), a normal number, and r as `_reduce` has it: the exponent is shifted to its place."""
+    element = element_of(x)
+    k, r = _reduce(x, BIAS[element] + offset, scale)
+    return of_bits(k << MANTISSA[element]), r
+
+
+def _scaled(x: Any, i: Any) -> Any:
+    """x 2^i, rounded once, where 2^i itself may be no normal number."""
+    element = element_of(x)
+    if isinstance(x, Traced) and getattr(x.builder.module, "scales", False):
+        return x.scaled(i)
+    half = i >> 1
+    return x * _power_of_two(half, element) * _power_of_two(i - half, element)
+
+
+def _tail(r: Any) -> tuple[float, ...]:
+    """q with e^r = 1 + r + r² q(r) for |r| <= ln(2)/2."""
+    return table.EXP_FLOAT32 if element_of(r) == "float32" else table.EXP_FLOAT64
 
 
 def _expm1_reduced(r: Any) -> Any:
-    """e^r - 1 = r + r² q(r) for |r| <= ln(2)/2."""
-    q = _polynomial(table.EXP_FLOAT32 if element_of(r) == "float32" else table.EXP_FLOAT64, r)
-    return muladd(r * r, q, r)
+    """e^r - 1 for |r| <= ln(2)/2."""
+    return muladd(r * r, _polynomial(_tail(r), r), r)
+
+
+def _exp_reduced(r: Any) -> Any:
+    """e^r for |r| <= ln(2)/2."""
+    return _polynomial((1.0, 1.0, *_tail(r)), r)
+
+
+def _exp_finite(x: Any) -> Any:
+    """e^x for x that is not infinite."""
+    k, r = _reduce(x)
+    return _scaled(_exp_reduced(r), k - bits_of(constant(x, 1.5 * 2.0 ** MANTISSA[element_of(x)])))
 
 
 def _exp(x: Any) -> Any:
-    element = element_of(x)
-    least, most = FINITE_EXP[element]
+    least, most = FINITE_EXP[element_of(x)]
     x = _where(x < least, constant(x, least), x)
-    x = _where(x > most, constant(x, most), x)
-    i, r = _reduce(x)
-    half = i >> 1  # 2^i itself may be no normal number
-    return (_expm1_reduced(r) + constant(x, 1.0)) * _power_of_two(half, element) * _power_of_two(i - half, element)
+    return _exp_finite(_where(x > most, constant(x, most), x))
 
 
 def exp(x: Any) -> Any:
@@ -128,8 +158,7 @@ def _expm1(x: Any) -> Any:
     least, most = LEAST_EXPM1[element], FINITE_EXP[element][1]
     within = _where(x < least, constant(x, least), x)
     within = _where(within > most, constant(x, most), within)
-    i, r = _reduce(within)
-    s = _power_of_two(i - 1, element)  # half, for 2^i overflows before the result does
+    s, r = _reduce_normal(within, -1)  # half, for 2^i overflows before the result does
     value = constant(x, 2.0) * muladd(s, _expm1_reduced(r), s - constant(x, 0.5))
     return _where(x == 0, x, value)  # keeps -0
 
@@ -143,10 +172,10 @@ def _log_normal(m: Any, e: Any, f: Any) -> Any:
     """log(m 2^e) where m = 1 + f lies in [sqrt(1/2), sqrt(2))."""
     element = element_of(f)
     high, low = (constant(f, part) for part in LN2[element])
-    square = constant(f, 0.5) * f * f
     if element == "float32":
-        tail = muladd(f * f * f, _polynomial(table.LOG_FLOAT32, f), muladd(e, low, -square))
+        tail = muladd(f * f, _polynomial((-0.5, *table.LOG_FLOAT32), f), e * low)
         return muladd(e, high, f + tail)
+    square = constant(f, 0.5) * f * f
     s = f / (constant(f, 2.0) + f)
     z = s * s
     series = z * _polynomial(table.LOG_FLOAT64, z)
@@ -168,8 +197,8 @@ def _log(x: Any) -> Any:
     m, e = _split(_where(small, x * constant(x, scale), x))
     e = _where(small, e - constant(x, MANTISSA[element]), e)
     value = _log_normal(m, e, m - constant(x, 1.0))
-    outside = _where(x == 0, constant(x, -inf), _where(x == inf, x, constant(x, nan)))
-    return _where((x > 0) & (x < inf), value, outside)
+    value = _where(x < inf, value, x)  # infinity and NaN
+    return _where(x > 0, value, _where(x == 0, constant(x, -inf), constant(x, nan)))
 
 
 def log(x: Any) -> Any:
@@ -202,18 +231,22 @@ def _with_sign(x: Any, of: Any) -> Any:
 def _tanh(x: Any) -> Any:
     most = constant(x, LARGEST_TANH[element_of(x)])
     a = _magnitude(x)
-    t = _expm1(constant(x, 2.0) * _where(a > most, most, a))
-    return _with_sign(t / (t + constant(x, 2.0)), x)
+    s, r = _reduce_normal(_where(a > most, most, a), scale=2)
+    half = _polynomial([c * 2.0 ** (k + 1) for k, c in enumerate(_tail(x))], r)  # (e^2r - 1) / 2 = r + r² half
+    u = muladd(s, muladd(r * r, half, r), muladd(s, constant(x, 0.5), constant(x, -0.5)))
+    return _with_sign(u / (u + constant(x, 1.0)), x)
 
 
 def tanh(x: Any) -> Any:
-    """(e^2x - 1) / (e^2x + 1), through expm1, which keeps the bits near 0; at most 3 ulp."""
+    """u / (u + 1) where u = (e^2x - 1) / 2, which keeps the bits near 0; at most 3 ulp."""
     return _plain(_tanh, x)
 
 
 def _sigmoid(x: Any) -> Any:
     one = constant(x, 1.0)
-    z = _exp(-_magnitude(x))
+    least = constant(x, FINITE_EXP[element_of(x)][0])
+    a = -_magnitude(x)
+    z = _exp_finite(_where(a < least, least, a))
     return _where(x < 0, z, one) / (one + z)
 
 
@@ -228,7 +261,8 @@ def _erf(x: Any) -> Any:
     a = _magnitude(x)
     near = muladd(x, _polynomial(table.ERF_FLOAT32, x * x), x)
     a = _where(a > 4.0, constant(x, 4.0), a)
-    far = constant(x, 1.0) - _exp(-_polynomial(table.ERFC_FLOAT32, a))
+    s, r = _reduce_normal(_polynomial([-c for c in table.ERFC_FLOAT32], a))
+    far = muladd(-s, _exp_reduced(r), constant(x, 1.0))
     return _where(a < 1.0, near, _with_sign(far, x))
 
 

@@ -187,6 +187,16 @@ class Traced:
         flags = ("nsz",) if name in ("llvm.maximum", "llvm.minimum") else ()
         return self.like(self.builder.call(declared, [operand.value for operand in operands], fastmath=flags))
 
+    def scaled(self, i: Traced) -> Traced:
+        """self · 2^i, rounded once, by LLVM's intrinsic: only for targets that have an instruction for it."""
+        kind, power = self.type_of(self.element), self.type_of("int32")
+        exponent = i.value if i.element == "int32" else self.builder.trunc(i.value, power)
+        suffix = f"v{self.lanes}" if self.lanes else ""
+        name = f"llvm.ldexp.{suffix}{'f32' if self.element == 'float32' else 'f64'}.{suffix}i32"
+        return self.like(
+            self.builder.call(declare(self.builder.module, name, kind, [kind, power]), [self.value, exponent])
+        )
+
 
 def declare(module: ir.Module, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
     """The function `name` in `module`, declared once."""

@@ -130,6 +130,7 @@ def module_of(
     names: tuple[str, ...],
     parameters: tuple[Parameter, ...],
     symbol: str,
+    target: Target,
 ) -> llvm.ModuleRef:
     """The kernel as an LLVM module with its exported wrapper.
 
@@ -140,6 +141,7 @@ def module_of(
     context = _context()
     library = context.codegen().create_library("kernel")
     module = library.create_ir_module("kernel")
+    module.scales = target.scales  # for `functions`
     kinds = (*map(_type, parameters), types.int64, types.int64)
     packer = context.get_arg_packer(kinds)
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), packer.argument_types), "body")

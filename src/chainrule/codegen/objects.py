@@ -57,7 +57,7 @@ __all__ = [
 ]
 __all__ += ["compile_object", "compile_objects", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
 
-FORMAT = 4  # part of every symbol: change it with anything here that changes the code of equal sources
+FORMAT = 5  # part of every symbol: change it with anything here that changes the code of equal sources
 
 LIBM = frozenset({
     "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "sin", "cos", "tan", "asin", "acos", "atan",
@@ -107,7 +107,7 @@ def compile_object(job: Job, target: Target) -> Compiled:
     symbol = symbol_of(job, target)
     with global_compiler_lock:
         machine = machine_for(target)
-        module = _module(job, symbol)
+        module = _module(job, symbol, target)
         optimise(module, machine, symbol)
         code = bytes(machine.emit_object(module))
     externals = undefined_symbols(code)
@@ -120,7 +120,7 @@ def assembly(job: Job, target: Target) -> str:
     """The same as text, for people and for tests that look for vectors."""
     with global_compiler_lock:
         machine = machine_for(target)
-        module = _module(job, "kernel")
+        module = _module(job, "kernel", target)
         optimise(module, machine, "kernel")
         return str(machine.emit_assembly(module))
 
@@ -238,12 +238,12 @@ def _define(source: str, entry: str) -> Callable[..., None]:
     return function
 
 
-def _module(job: Job, symbol: str) -> llvm.ModuleRef:
+def _module(job: Job, symbol: str, target: Target) -> llvm.ModuleRef:
     text, names = canonical(job)
     try:
         (tree,) = ast.parse(text).body
         assert isinstance(tree, ast.FunctionDef)
-        return module_of(tree, NAMES, names, job.parameters, symbol)
+        return module_of(tree, NAMES, names, job.parameters, symbol, target)
     except (NumbaError, TypeError) as error:
         raise CompileError(f"{error}\n{text}\n# written as\n{job.source}") from error
 

@@ -30,6 +30,11 @@ class Target:
         """How many elements one vector register holds: 16 of float32 with AVX-512, 8 with AVX2."""
         return self.bits // (64 if element in ("float64", "int64") else 32)
 
+    @property
+    def scales(self) -> bool:
+        """Whether a multiplication by 2^i, rounded once, is an instruction: vscalefps of AVX-512."""
+        return self.bits == 512
+
     def __str__(self) -> str:
         return f"{self.cpu} {self.bits} bits {self.features}"
 
