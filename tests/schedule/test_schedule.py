@@ -107,6 +107,13 @@ def test_small_work_is_one_kernel_on_one_thread() -> None:
     assert kernel.block is None
 
 
+@pytest.mark.parametrize("rows", [cross_entropy(4096, 1024), layer_norm(4096, 1024)])
+def test_long_rows_are_one_kernel_whose_blocks_divide_the_rows(rows: Graph) -> None:
+    kernels = schedule(rows, training=True).kernels
+    assert {kernel.block.extent for kernel in kernels if kernel.block is not None} == {4096}
+    assert len(kernels[0].formulas) > 3 and len(kernels) <= 3  # partial results are added in a second
+
+
 def test_what_stands_still_in_a_sum_leaves_a_product_behind() -> None:
     g = Builder(n=24, i=16, o=16)
     for name, letters in (("x", "ni"), ("W", "io"), ("g", "n")):

@@ -212,11 +212,18 @@ class Planner:
         they read, while parts of a short result would each walk all of that."""
         task = self.links.tasks[t]
         grows = any(not axis.extent.is_Integer for axis in task.axes)
-        if not task.over or grows or self.costs[t] < 4 * BLOCK_NS:
+        if not task.over or grows or self.costs[t] < 4 * BLOCK_NS or self.parts_well(t):
             return None
         index = task.over[0]
         draft = Draft(index, {t: index.symbol}, [t])
         return index if self.partial_pays(t, index, draft) else None
+
+    def parts_well(self, t: int) -> bool:
+        """Whether parts of the result read stretches of memory of their own, as a maximum of each row does."""
+        task = self.links.tasks[t]
+        inner = {s for read in task.reads if read.indices for s in read.indices[-1].free_symbols}
+        rows = [axis for axis in task.axes if axis.symbol not in inner]
+        return t not in self.contractions and any(self.sizes.of(axis.extent) >= BLOCKS for axis in rows)
 
     def gain(self, t: int, index: Index) -> float:
         tasks = self.links.tasks
