@@ -85,6 +85,15 @@ def test_a_copy_and_an_argmax_keep_their_range():
     assert [n.bound for n in graph(model("y[i] = label[i]\nz[i] = argmax[k] x[i, k]")).nodes] == [4, 4]
 
 
+def test_the_range_of_an_argmax_that_may_be_of_nothing_holds_the_number_of_places():
+    assert graph(model("z[i] = argmax[k where x[i, k] > 0] x[i, k]")).nodes[-1].bound == 5
+    assert graph(model("z[i] = argmax[k] x[i, k] where x[i, 0] > 0")).nodes[-1].bound == 5
+    rows = graph(model("z[k] = argmax[i] x[i, k]"))  # there may be no row
+    assert next(d for d in rows.dims if d.name == rows.nodes[-1].bound.name).definition == rows.inputs[0].shape[0] + 1
+    said = str(error(model("z[i] : index 4 = argmax[k where x[i, k] > 0] x[i, k]")))
+    assert "known: 0 <= value < 5" in said
+
+
 def test_the_derivative_of_relu_at_0_is_0():
     assert derivative("y[i] = max(x[i, 0], 0)", 0) == 0
     assert derivative("y[i] = min(x[i, 0], 0)", 0) == 0

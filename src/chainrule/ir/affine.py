@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from chainrule.ir.expression import is_slot, quotient, remainder
-from chainrule.ir.formula import Extent
-from chainrule.ir.graph import Dim
+from chainrule.ir.expression import is_slot, quotient, remainder, slot
+from chainrule.ir.formula import Access, DType, Extent, Index
+from chainrule.ir.graph import Dim, Tensor
 
 
 def is_index(symbol: sp.Basic) -> bool:
@@ -196,6 +196,23 @@ class Facts:
                 bound = a / q if slope < 0 else (a - q + 1) / q
                 e = sp.expand(e.xreplace({symbol: dim.definition.xreplace({floors[0]: bound})}))
         return e
+
+
+def bounds_of(reads: Iterable[Access], tensors: Mapping[str, Tensor]) -> dict[sp.Expr, Extent]:
+    """0 <= slot < bound, for the slots of integer tensors whose values have a bound."""
+    found: dict[sp.Expr, Extent] = {}
+    for k, read in enumerate(reads):
+        bound = tensors[read.tensor].bound if read.tensor in tensors else None
+        # what stands outside has the bound too, but for a dim, which may be 0
+        if bound is not None and (read.outside is None or (bound.is_Integer and 0 <= read.outside < bound)):
+            found[slot(k, DType.INT.sort)] = bound
+    return found
+
+
+def may_be_empty(over: Iterable[Index], where: tuple[sp.Basic, ...], dims: tuple[Dim, ...]) -> bool:
+    """Whether a reduction may count nothing: it has conditions, or an index that may have no value."""
+    facts = Facts({}, {}, dims)
+    return bool(where) or not all(facts.is_nonnegative(r.extent - 1) for r in over)
 
 
 def tidy(e: sp.Basic, facts: Facts) -> sp.Basic:

@@ -11,8 +11,9 @@ from sympy.codegen.cfunctions import expm1, log1p
 from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
 from chainrule.errors import ChainruleError
-from chainrule.ir.expression import FUNCTIONS, LocallyConstant, Select, is_slot, slot, slot_number
-from chainrule.ir.formula import Access, DType, Extent, Formula
+from chainrule.ir.affine import may_be_empty
+from chainrule.ir.expression import FUNCTIONS, LocallyConstant, Select, dim_symbol, is_slot, slot, slot_number
+from chainrule.ir.formula import Access, DType, Extent, Formula, Reduce
 from chainrule.ir.graph import Graph, Node
 from chainrule.ir.text import formula_text
 
@@ -98,8 +99,18 @@ def _formula(f: Formula, graph: Graph, dims: set[sp.Symbol]) -> Iterator[str]:
         if any(other in e.free_symbols for e in (f.body, *f.where, *(i for r in f.reads for i in r.indices))):
             yield f"slot {k} is not of the dtype of {read.tensor}"
         yield from _slots_of_indices(read, f, graph)
-    if not f.over and f.reduce.value == "argmax":
+    if f.reduce is Reduce.ARGMAX:
+        yield from _places(f, graph)
+
+
+def _places(f: Formula, graph: Graph) -> Iterator[str]:
+    """An argmax of nothing is the number of places, which its bound has to hold."""
+    if not f.over:
         yield "an argmax over no index"
+    total = sp.Mul(*(r.extent for r in f.over))
+    defined = {dim_symbol(d.name): d.definition for d in graph.dims if d.definition is not None}
+    if f.bound is not None and total in (f.bound, defined.get(f.bound)) and may_be_empty(f.over, f.where, graph.dims):
+        yield f"{f.bound} is no bound of an argmax that may be of nothing"
 
 
 def _slots_of_indices(read: Access, f: Formula, graph: Graph) -> Iterator[str]:

@@ -89,7 +89,7 @@ class Equation:
         made = self.expressions.value(inner, frame, body)
         number, dtype, reduce, bound = made.number, made.kind, Reduce.SUM, None
         if word:
-            number, dtype, reduce, bound = self.expressions.reduced(word, made, over, value.span)
+            number, dtype, reduce, bound = self.expressions.reduced(word, made, over, body, value.span)
             made = Value(number, dtype, made.integral or reduce is Reduce.ARGMAX)
         dtype, bound = self._dtype(kind, made, number, reduce, bound, body, frame)
         name = out if isinstance(out, str) else self.scope.draft.unique(out(), ".")

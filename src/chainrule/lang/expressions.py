@@ -18,6 +18,7 @@ from chainrule.ir.graph import Tensor
 from chainrule.lang import static
 from chainrule.lang import syntax as s
 from chainrule.lang.body import Body, prove
+from chainrule.lang.bounds import dim_facts
 from chainrule.lang.draft import Scope
 from chainrule.lang.ranges import Frame, Ranges, Var
 from chainrule.lang.values import Value, builtin, closed, constant, numeric, relation, typed
@@ -68,7 +69,7 @@ class Expressions:
         part = self.body_under(inside, body, axes)
         self.condition(where, inside, part)
         value = Value(sp.S.One, None, True) if inner is None else self.value(inner, inside, part)
-        number, dtype, reduce, bound = self.reduced(kind, value, over, e.span)
+        number, dtype, reduce, bound = self.reduced(kind, value, over, part, e.span)
         out = self.part_name(kind)
         made = self.formula(out, axes, part, number, dtype or DType.FLOAT, over, reduce, bound)
         read = body.read(Access(made.name, tuple(var.symbol for var in axes)), made.dtype)
@@ -95,14 +96,17 @@ class Expressions:
             body.sources.append((claim, frame))
 
     def reduced(
-        self, kind: str, value: Value, over: tuple[Var, ...], span: Span
+        self, kind: str, value: Value, over: tuple[Var, ...], body: Body, span: Span
     ) -> tuple[sp.Expr, DType | None, Reduce, Extent | None]:
-        """The law, dtype, reduction and bound of ``kind[over] value``."""
+        """The law, dtype, reduction and bound of ``kind[over] value`` under the conditions of `body`."""
         number = value.number
         if kind in ("argmax", "argmin"):
-            count = sp.Mul(*(var.index.extent for var in over))
+            extents = [var.index.extent for var in over]
+            facts = dim_facts(self.scope.draft.dims)
+            empty = bool(body.conditions) or not all(facts.proves(extent - 1) for extent in extents)
             name = self.scope.qualified(f"{self.statement}_places")
-            bound = self.scope.draft.extent(count, name, span)
+            # of nothing it is the number of places, which is none of them
+            bound = self.scope.draft.extent(sp.Mul(*extents) + int(empty), name, span)
             return (number if kind == "argmax" else -number), DType.INT, Reduce.ARGMAX, bound
         dtype = DType.INT if value.kind is DType.BOOL else value.kind
         return number, dtype, SIMPLE[kind], None

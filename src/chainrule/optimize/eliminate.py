@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import sympy as sp
 
-from chainrule.ir.affine import Facts, affine, divided, is_true, tidy, weight
+from chainrule.ir.affine import Facts, affine, bounds_of, divided, is_true, tidy, weight
 from chainrule.ir.expression import index_symbol, is_slot, quotient, remainder, slot, slot_number
 from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce
 from chainrule.ir.graph import Dim, Graph, Tensor
@@ -22,17 +22,13 @@ def eliminate(graph: Graph) -> Graph:
     x_bar[p, q] = sum[n, i, j where n == p and i == q] W[i, j] * y_bar[n, j]
         ->  x_bar[p, q] = sum[j] W[q, j] * y_bar[p, j]
     """
-    empty = {
-        f.out for f in graph.nodes if isinstance(f, Formula) and f.reduce is Reduce.ARGMAX and _may_be_empty(f, graph)
-    }
 
     def change(f: Formula) -> Formula:
         if not f.where or f.reduce is not Reduce.SUM:
             return f
         form, names = canonical(f)
-        tensors = tuple((place, graph.tensors[name]) for place, name in names.items() if name != f.out)
-        bounds = (None if t.name in empty else t.bound for _, t in tensors)
-        shapes = tuple(Tensor(place, t.shape, t.dtype, b) for (place, t), b in zip(tensors, bounds, strict=True))
+        tensors = ((place, graph.tensors[name]) for place, name in names.items() if name != f.out)
+        shapes = tuple(Tensor(place, t.shape, t.dtype, t.bound) for place, t in tensors)
         solved = _eliminated(form, shapes, graph.dims)
         if solved == form:
             return f
@@ -41,12 +37,6 @@ def eliminate(graph: Graph) -> Graph:
         return amend(show_names(rename(solved, names), tuple(a.name for a in f.axes), over), origin=f.origin)
 
     return map_formulas(graph, change)
-
-
-def _may_be_empty(f: Formula, graph: Graph) -> bool:
-    """Whether the argmax `f` can be that of nothing, which is the extent and no place."""
-    facts = Facts({}, {}, graph.dims)
-    return bool(f.where) or not all(facts.is_nonnegative(r.extent - 1) for r in f.over)
 
 
 @lru_cache(maxsize=4096)
@@ -111,12 +101,7 @@ class _System:
     @property
     def facts(self) -> Facts:
         extents = {i.symbol: i.extent for i in (*self.f.axes, *self.over)}
-        bounds = {}
-        for k, read in enumerate(self.reads):
-            tensor = self.tensors.get(read.tensor)
-            if tensor is not None and tensor.bound is not None and read.outside in (None, sp.S.Zero):
-                bounds[slot(k, DType.INT.sort)] = tensor.bound
-        return Facts(extents, bounds, self.dims)
+        return Facts(extents, bounds_of(self.reads, self.tensors), self.dims)
 
     def step(self) -> bool:
         """Use one equation; False: none is of use any more."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.ir.affine import may_be_empty
 from chainrule.ir.expression import Select, dim_symbol, quotient, remainder, slot
 from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
 from chainrule.ir.graph import Dim, Graph, Node
@@ -18,12 +19,12 @@ from chainrule.ir.rename import fresh_name
 def expand_reductions(graph: Graph) -> Graph:
     """Write max and min as the term at the place where it is greatest; of nothing, as their identity.
 
-    m[n] = max[j] x[n, j]     ->     m_place[n] : index J = argmax[j] x[n, j]
+    m[n] = max[j] x[n, j]     ->     m_place[n] : index J + 1 = argmax[j] x[n, j]
                                      m[n] = if m_place[n] == J then -inf else x[n, m_place[n]; 0]
 
-    Several indices share one place, taken apart with // and %. Where J is a number, 1 or more, there always is a
-    place, and no choice. The first greatest term wins, so the whole cotangent goes to it. What `stop` marks, and what
-    is no float, has no gradient and stays.
+    Several indices share one place, taken apart with // and %. Where there always is a place (no conditions, and J is
+    at least 1), it stays below J, and there is no choice. The first greatest term wins, so the whole cotangent goes to
+    it. What `stop` marks, and what is no float, has no gradient and stays.
     """
     expanded: list[Node] = []
     dims = {dim.name: dim for dim in graph.dims}
@@ -34,9 +35,10 @@ def expand_reductions(graph: Graph) -> Graph:
             continue
         place = fresh_name(f"{node.out}_place", taken)
         taken.add(place)
-        total = _total(node, dims)
-        bound = total if total.is_Integer or total.is_Symbol else _named(total, place, dims)
-        expanded += [_argmax(node, place, bound), _gather(node, place, total)]
+        total = sp.Mul(*(r.extent for r in node.over))
+        empty = may_be_empty(node.over, node.where, graph.dims)
+        bound = _named(total + int(empty), place, dims)
+        expanded += [_argmax(node, place, bound), _gather(node, place, total, empty)]
     if len(expanded) == len(graph.nodes):
         return graph
     return replace(graph, dims=tuple(dims.values()), nodes=tuple(expanded))
@@ -46,12 +48,10 @@ def _has_gradient(f: Formula) -> bool:
     return bool(f.over) and f.reduce in (Reduce.MAX, Reduce.MIN) and f.dtype is DType.FLOAT and not f.stop
 
 
-def _total(f: Formula, dims: dict[str, Dim]) -> sp.Expr:
-    return sp.Mul(*(r.extent for r in f.over))
-
-
 def _named(total: sp.Expr, place: str, dims: dict[str, Dim]) -> Extent:
-    """A dim for a size that is a product of dims: a bound is an integer or a plain dim."""
+    """A dim for a size that is computed from dims: a bound is an integer or a plain dim."""
+    if total.is_Integer or total.is_Symbol:
+        return total
     for dim in dims.values():
         if dim.definition == total:
             return dim_symbol(dim.name)
@@ -66,8 +66,8 @@ def _argmax(f: Formula, place: str, bound: Extent) -> Formula:
     return replace(f, out=place, body=sign * f.body, reduce=Reduce.ARGMAX, dtype=DType.INT, bound=bound, origin=origin)
 
 
-def _gather(f: Formula, place: str, total: sp.Expr) -> Formula:
-    """The body of `f` at the place; every read that depends on it is guarded, since of nothing there is none."""
+def _gather(f: Formula, place: str, total: sp.Expr, empty: bool) -> Formula:
+    """The body of `f` at the place; where `f` may be empty, every read that depends on it is guarded."""
     here = slot(len(f.reads), DType.INT.sort)
     values: dict[sp.Basic, sp.Basic] = {}
     stride: sp.Expr = sp.S.One
@@ -76,7 +76,7 @@ def _gather(f: Formula, place: str, total: sp.Expr) -> Formula:
         values[r.symbol] = whole if r is f.over[0] else remainder(whole, r.extent)
         stride = stride * r.extent
     at = Access(place, tuple(a.symbol for a in f.axes))
-    if not f.where and all(r.extent.is_Integer and r.extent > 0 for r in f.over):  # there always is a place
+    if not empty:
         reads = (*(read.renamed(values) for read in f.reads), at)
         return replace(f, over=(), body=f.body.xreplace(values), reads=reads, reduce=Reduce.SUM)
     reads = tuple(_guarded(read, values) for read in f.reads)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from chainrule.ir.affine import Facts
+from chainrule.ir.affine import Facts, bounds_of
 from chainrule.ir.calculus import finite
 from chainrule.ir.cost import operations
 from chainrule.ir.expression import Select, is_slot, slot
@@ -126,12 +126,7 @@ def _readable(g: Formula, graph: Graph) -> Formula:
     """`g` with guards on the reads that only its conditions keep inside: a reader makes them in any case."""
     if not g.where:
         return g
-    bounds = {
-        slot(k, DType.INT.sort): tensor.bound
-        for k, read in enumerate(g.reads)
-        if (tensor := graph.tensors[read.tensor]).bound is not None and read.outside in (None, sp.S.Zero)
-    }
-    facts = Facts({i.symbol: i.extent for i in g.indices}, bounds, graph.dims)
+    facts = Facts({i.symbol: i.extent for i in g.indices}, bounds_of(g.reads, graph.tensors), graph.dims)
 
     def stays(read: Access) -> bool:
         shape = graph.tensors[read.tensor].shape

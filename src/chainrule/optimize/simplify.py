@@ -7,9 +7,9 @@ from functools import lru_cache
 
 import sympy as sp
 
-from chainrule.ir.affine import Facts, is_true, tidy
+from chainrule.ir.affine import Facts, bounds_of, is_true, tidy
 from chainrule.ir.expression import Select, is_slot, slot, slot_number, zero_unless
-from chainrule.ir.formula import Access, DType, Extent, Formula, Origin, Reduce
+from chainrule.ir.formula import Access, Extent, Formula, Origin, Reduce
 from chainrule.ir.graph import Dim, Graph, Node, Tensor
 from chainrule.ir.rename import fresh_name
 
@@ -57,14 +57,7 @@ def _inside(f: Formula, graph: Graph) -> Formula:
     """`f` without the guards of reads that never leave their tensors."""
     if all(read.outside is None for read in f.reads):
         return f
-    # an argmax of nothing is the extent, which its bound does not hold
-    places = {g.out for g in graph.nodes if isinstance(g, Formula) and g.reduce is Reduce.ARGMAX}
-    bounds = {
-        slot(k, DType.INT.sort): bound
-        for k, read in enumerate(f.reads)
-        if (bound := graph.tensors[read.tensor].bound) is not None and read.tensor not in places
-    }
-    facts = Facts({i.symbol: i.extent for i in f.indices}, bounds, graph.dims)
+    facts = Facts({i.symbol: i.extent for i in f.indices}, bounds_of(f.reads, graph.tensors), graph.dims)
     reads = tuple(replace(r, outside=None) if _stays(r, graph.tensors[r.tensor], facts) else r for r in f.reads)
     return f if reads == f.reads else replace(f, reads=reads)
 
