@@ -23,6 +23,7 @@ from chainrule.ir.program import Program
 from chainrule.ir.trace import Step
 from chainrule.ir.validate import validate
 from chainrule.optimize import (
+    checkpoint,
     contract,
     cse,
     drop_dead,
@@ -152,7 +153,15 @@ def _with_updates(
 
 
 def _improve(options: Options) -> tuple[Pass, ...]:
-    return tuple(step for step in IMPROVE if not (options.accurate and step is output_form))
+    steps = tuple(step for step in IMPROVE if not (options.accurate and step is output_form))
+    every = options.checkpoints
+    if every is None:
+        return steps
+
+    def divide(graph: Graph) -> Graph:
+        return checkpoint(graph, every)
+
+    return (*steps, divide, drop_dead)
 
 
 def _loss(graph: Graph, name: str) -> str:

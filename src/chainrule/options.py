@@ -14,6 +14,8 @@ class Options:
 
     wrt: what gradients are taken with respect to (none: every parameter). arguments: the optimizer's.
     accurate: keep a function's argument where its derivative written in its value would lose bits.
+    checkpoints: keep a recurrence's state every so many steps, and compute those between again; 0: the root of how many
+    there are; None: keep all of them.
     """
 
     mode: Literal["train", "gradient", "predict"]
@@ -24,6 +26,7 @@ class Options:
     wrt: tuple[str, ...] = ()
     dtype: Literal["float32", "float64"] = "float32"
     accurate: bool = False
+    checkpoints: int | None = None
 
     @property
     def training(self) -> bool:

@@ -66,6 +66,7 @@ class Model:
         threads: int | None = None,
         seed: int | None = None,
         accurate: bool = False,
+        checkpoints: int | Literal["sqrt"] | None = None,
         **arguments: Argument,
     ) -> Step:
         """A training step: forward, backward and update as one tape.
@@ -73,13 +74,15 @@ class Model:
         optimizer: one of the library's (sgd, momentum, nesterov, adam, adamw), with its `arguments` (rate=0.01). Those
         that are run-time numbers may be changed later in `Step.scalars`. outputs: tensors that a step returns beside
         the loss. dtype: of the step, and of the model's parameters from now on. seed: draw the parameters anew
-        (default: keep them; 0 where there are none).
+        (default: keep them; 0 where there are none). checkpoints: of recurrences keep the state every so many steps
+        only, "sqrt" of how many there are, and compute what the backward pass needs between them again.
         Raises SourceError where the model's text is wrong, ChainruleError where an argument is.
         """
         if target != "cpu":
             raise ChainruleError(f"there is no target {target!r}\n  Way out: target='cpu'")
         asked, given = _names(outputs), tuple(sorted((name, plain(value)) for name, value in arguments.items()))
-        options = Options("train", asked, loss, optimizer, given, (), _checked(dtype), accurate)
+        every = _every(checkpoints)
+        options = Options("train", asked, loss, optimizer, given, (), _checked(dtype), accurate, every)
         self._adopt(options.dtype)
         return Step(self, options, self._runner(options, threads, seed))
 
@@ -342,6 +345,16 @@ def _needed(runner: Runner, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _names(names: Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _every(checkpoints: object) -> int | None:
+    """How many steps apart checkpoints are, as Options have it."""
+    if checkpoints is None or checkpoints == "sqrt":
+        return None if checkpoints is None else 0
+    if isinstance(checkpoints, int) and checkpoints >= 1:
+        return int(checkpoints)
+    problem = f"checkpoints are {checkpoints!r} steps apart"
+    raise ChainruleError(f"{problem}\n  Way out: a number of steps, 1 or more; 'sqrt'; or None: keep all states")
 
 
 def _checked(dtype: Any) -> DType:

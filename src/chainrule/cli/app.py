@@ -70,6 +70,16 @@ Dtype = Annotated[Float, typer.Option("--dtype", help="The program's float.")]
 Optimizer = Annotated[
     str | None, typer.Option(metavar="NAME", help="sgd, momentum, adam, adamw …; or one of the model's file.")
 ]
+Checkpoints = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="STEPS",
+        help="Keep the state of recurrences every so many steps, and compute the rest again; 0: the root of how many "
+        "there are.",
+        show_default="keep all",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="A built-in name (digits), an .npz (keys are input names), or a .csv."),
@@ -154,6 +164,7 @@ def train(
     lr: Annotated[float | None, typer.Option("--lr", "--rate", min=0, help="The learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of parameters, draws and the order of samples.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="So many runs, whose mean counts.")] = None,
+    checkpoints: Checkpoints = None,
     goal: Annotated[float | None, typer.Option(help="What the metric has to reach.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A run of seconds, to see that all of it works.")] = False,
     set: Set = None,
@@ -187,7 +198,7 @@ def train(
         "batch": batch,
         "optimizer": optimizer,
     }
-    given |= {"rate": lr, "seed": seed, "seeds": seeds, "goal": goal}
+    given |= {"rate": lr, "seed": seed, "seeds": seeds, "goal": goal, "checkpoints": every(checkpoints)}
     changes = {name: value for name, value in given.items() if value is not None}
     if (model is None) == (resume is None):
         raise typer.BadParameter("give a MODEL to train, or --resume RUN to go on with one")
@@ -246,6 +257,7 @@ def bench(
         typer.Option("--size", metavar="DIM=N", help="The size of a dim, as in batch=256; may be repeated."),
     ] = None,
     optimizer: Optimizer = "sgd",
+    checkpoints: Checkpoints = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
     top: Annotated[int, typer.Option(min=1, help="Show so many of the kernels that take longest.")] = 20,
@@ -266,7 +278,8 @@ def bench(
       chainrule bench graphs/gpt.graph --size batch=16 --size time=128 --json
       chainrule bench graphs/mlp.graph --out pictures           # program.svg with the figures
     """
-    measured.bench_model(measured.Asked(model, set or [], size or [], optimizer, dtype, threads), top, out, json)
+    how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints))
+    measured.bench_model(how, top, out, json)
 
 
 @app.command(short_help="Show how the gradients were derived.")
@@ -299,6 +312,11 @@ def cache(action: Annotated[CacheAction, typer.Argument(help="show or clear")] =
       chainrule cache clear
     """
     models.manage_cache(action, json)
+
+
+def every(checkpoints: int | None) -> int | Literal["sqrt"] | None:
+    """How far apart --checkpoints are; 0 stands for the root of how many steps there are."""
+    return "sqrt" if checkpoints == 0 else checkpoints
 
 
 def main() -> NoReturn:

@@ -12,7 +12,7 @@ import numpy as np
 from chainrule import build
 from chainrule.api.model import Model
 from chainrule.cli import output
-from chainrule.cli.asked import arguments, options, source
+from chainrule.cli.asked import arguments, source
 from chainrule.cli.models import write
 from chainrule.errors import ChainruleError, nearest
 from chainrule.executable import Executable, derived_sizes, evaluate
@@ -33,12 +33,15 @@ class Asked:
     optimizer: str | None
     dtype: Literal["float32", "float64"]
     threads: int | None
+    checkpoints: int | Literal["sqrt"] | None = None
 
 
 def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
     """Measure, and show a table or JSON; draw the program with its figures in `out`."""
     read = source(asked.model, asked.settings)
-    step = Model(read).compile(optimizer=asked.optimizer or "sgd", dtype=asked.dtype, threads=asked.threads)
+    step = Model(read).compile(
+        asked.optimizer or "sgd", dtype=asked.dtype, threads=asked.threads, checkpoints=asked.checkpoints
+    )
     executable = step.runner.executable
     sizes = sizes_of(executable, asked.sizes)
     found = profile(step.runner, drawn(executable, sizes))
@@ -47,7 +50,7 @@ def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
     saved = []
     if out is not None:
         notes = [note(row) for row in rows]
-        picture = build.picture(read, options(asked.optimizer or "sgd", asked.dtype), "program", notes=notes)
+        picture = build.picture(read, step.options, "program", notes=notes)
         saved.append(str(write(out, "program.svg", picture)))
     whole = {
         "model": asked.model, "sizes": dict(sizes), "threads": found.threads, "step_us": found.median / 1e3,

@@ -30,7 +30,7 @@ from chainrule.train.samples import Data, first
 DType = Literal["float32", "float64"]
 
 OK, NO, STOPPED = 0, 1, 130
-OURS = {"loss", "outputs", "dtype", "target", "threads", "seed", "accurate"}
+OURS = {"loss", "outputs", "dtype", "target", "threads", "seed", "accurate", "checkpoints"}
 """What `Model.compile` takes beside the optimizer's arguments."""
 
 EVERY = 1.0
@@ -151,7 +151,8 @@ def compiled(model: Model, how: Recipe, dtype: DType, threads: int | None, seed:
     if foreign := sorted(set(how.settings) & OURS):
         raise ChainruleError(f"{foreign[0]} is no setting of an optimizer\n  Way out: leave it out of [settings]")
     settings: dict[str, Any] = dict(how.settings)
-    return model.compile(how.optimizer, dtype=dtype, threads=threads, seed=seed, **settings)
+    common: dict[str, Any] = {"dtype": dtype, "threads": threads, "seed": seed, "checkpoints": how.checkpoints}
+    return model.compile(how.optimizer, **common, **settings)
 
 
 def same(a: Record, b: Record) -> bool:

@@ -1,5 +1,6 @@
 """Passes, each a pure function from a graph to a graph of the same values; `compiler.py` says in which order."""
 
+from chainrule.optimize.checkpoint import checkpoint
 from chainrule.optimize.contract import contract
 from chainrule.optimize.cse import cse
 from chainrule.optimize.dead import drop_dead, drop_unread_inputs
@@ -13,6 +14,7 @@ from chainrule.optimize.specialize import specialize
 from chainrule.optimize.stabilize import stabilize
 
 __all__ = [
+    "checkpoint",
     "contract",
     "cse",
     "drop_dead",

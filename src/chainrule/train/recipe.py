@@ -71,8 +71,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: its file, seen from the recipe's (None: the one of the recipe's name). window: so many steps of a series,
     characters of a text, pixels of a side. limit: so many samples at most, of each part. settings: numbers of the
-    optimizer other than its rate. set: arguments of the model. every: so many epochs between two judgements. draws: so
-    many judgements, each with other noise, whose mean counts, for models that draw. seeds: so
+    optimizer other than its rate. checkpoints: keep the state of recurrences every so many steps, "sqrt" of how many
+    there are, and compute the rest again (None: keep all). set: arguments of the model. every: so many epochs between
+    two judgements. draws: so many judgements, each with other noise, whose mean counts, for models that draw. seeds: so
     many runs, seed, seed + 1 …, whose mean counts. metric: an output of the model on the test samples, or a measure
     (`train.measures`) made from the output `of`; None: its accuracy if it has one, else its loss. The goal is reached
     at `goal` or on the `better` side of it, which for losses is below. samples: files that the trained model fills.
@@ -86,6 +87,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: str = "adam"
     rate: Annotated[float, msgspec.Meta(ge=0)] | None = None  # None: the optimizer's own
     settings: dict[str, float] = {}
+    checkpoints: Positive | Literal["sqrt"] | None = None
     schedule: Schedule = Schedule()
     set: dict[str, bool | int | float] = {}
     batch: Positive = 32
@@ -177,6 +179,7 @@ EXAMPLE = 'write keys as in: rate = 0.01, epochs = 30, data = "digits", goal = 0
 CHOICES = {
     "kind": "choose one of 'constant', 'linear', 'cosine', 'step'; of samples 'pictures', 'diffusion', 'text'",
     "better": "choose 'higher' or 'lower'",
+    "checkpoints": 'choose a number of steps, or "sqrt"',
 }
 
 
