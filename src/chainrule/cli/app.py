@@ -191,14 +191,9 @@ def train(
       chainrule train graphs/mlp.graph --data table.csv --label species --json
       chainrule train --resume runs/mlp-1 --epochs 60
     """
-    given: dict[str, str | float | None] = {
-        "data": data,
-        "label": label,
-        "epochs": epochs,
-        "batch": batch,
-        "optimizer": optimizer,
-    }
-    given |= {"rate": lr, "seed": seed, "seeds": seeds, "goal": goal, "checkpoints": every(checkpoints)}
+    given: dict[str, str | float | None] = {"data": data, "label": label, "epochs": epochs, "batch": batch}
+    given |= {"optimizer": optimizer, "rate": lr, "seed": seed, "seeds": seeds, "goal": goal}
+    given |= {"checkpoints": every(checkpoints)}
     changes = {name: value for name, value in given.items() if value is not None}
     if (model is None) == (resume is None):
         raise typer.BadParameter("give a MODEL to train, or --resume RUN to go on with one")
