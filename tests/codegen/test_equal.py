@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sympy as sp
 
 from chainrule import compiler
 from chainrule.codegen import equal
@@ -10,8 +11,9 @@ from chainrule.codegen.cpu import printed, sources
 from chainrule.codegen.equal import form_of
 from chainrule.codegen.objects import symbol_of
 from chainrule.codegen.target import host
-from chainrule.ir.expression import dim_symbol
-from chainrule.ir.program import Program
+from chainrule.ir.expression import dim_symbol, index_symbol, slot
+from chainrule.ir.formula import Access, DType
+from chainrule.ir.program import Buffer, Kernel, Loop, Program, Range, Statement
 from chainrule.options import Options
 from chainrule.source import Source
 
@@ -31,7 +33,11 @@ WIDE = """model wide():
         h = relu(layer_norm(linear(h, 200)))
     loss = mean[n, k] h[n, k]
 """
-MODELS = {"tiny layers": DEEP.format(layer="tanh(linear(h, 16))"), "blocks": WIDE}
+MODELS = {
+    "tiny layers": DEEP.format(layer="tanh(linear(h, 16))"),
+    "draws": DEEP.format(layer="dropout(tanh(linear(h, 16)))"),
+    "blocks": WIDE,
+}
 TARGET = host("avx2")
 
 
@@ -48,16 +54,30 @@ def test_a_shared_source_is_what_each_kernel_would_print_alone(text):
     assert len({id(source.job) for source in shared}) < len(alone)  # some are shared
     for mine, theirs in zip(alone, shared, strict=True):
         assert symbol_of(mine.job, TARGET) == symbol_of(theirs.job, TARGET)
-        for field in ("buffers", "sizes", "scratch", "reads", "writes"):
+        for field in ("buffers", "sizes", "scratch", "reads", "writes", "draws"):
             assert getattr(mine, field) == getattr(theirs, field), field
 
 
-def test_draws_taken_for_each_others_are_noticed(monkeypatch):
-    program = program_of(DEEP.format(layer="dropout(tanh(linear(h, 16)))"))
-    alone = [symbol_of(s.job, TARGET) for s in sources(program, element="float32", target=TARGET).values()]
-    assert [symbol_of(s.job, TARGET) for s in printed(program, "float32", TARGET)] == alone
-    monkeypatch.setattr(equal, "SPECIAL", ())
-    assert [symbol_of(s.job, TARGET) for s in printed(program, "float32", TARGET)] != alone
+def test_kernels_taken_for_equal_that_are_not_are_noticed(monkeypatch):
+    n, read = index_symbol("n"), (Access("x", (index_symbol("n"),)),)
+    kernels = tuple(
+        Kernel(f"k{e}", (Loop(Range(n, sp.S.Zero, sp.Integer(e)), (Statement(Access("y", (n,)), slot(0), read),)),))
+        for e in (3, 4)
+    )
+    buffers = tuple(Buffer(name, (sp.Integer(4),), DType.FLOAT, "param") for name in "xy")
+    program = Program("two", True, (), buffers, kernels, (), (), ())
+    assert len({source.text for source in printed(program, "float32", TARGET)}) == 2
+    monkeypatch.setattr(equal.Form, "expression", lambda form, e: sp.S.Zero)
+    assert len({source.text for source in printed(program, "float32", TARGET)}) == 1
+
+
+def test_layers_that_draw_share_a_kernel_and_no_draw():
+    program = program_of(MODELS["draws"])
+    drawing = [source for source in printed(program, "float32", TARGET) if source.draws]
+    forward = [source for source in drawing if source.job is drawing[1].job]
+    draws = [name for source in forward for name in source.draws]
+    assert len(forward) > 2
+    assert len(set(draws)) == len(draws)
 
 
 def test_more_equal_layers_make_no_more_distinct_kernels():

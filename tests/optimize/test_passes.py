@@ -232,6 +232,15 @@ def test_simplify_drops_guards_of_reads_that_stay_inside():
     assert lines(simplify(g)) == ["y[i] = x[i + 1]", "z[i] = x[i + 2; 0]"]
 
 
+def test_simplify_drops_choices_that_no_draw_decides():
+    choices = [Select(sp.Lt(x1, c), x0, 0) for c in (sp.S.One, sp.S.Half, sp.S.Zero)]
+    made = (formula(f"y{k} i<N", "", choice, X[i], T("u")[i]) for k, choice in enumerate(choices))
+    g = graph(*made, inputs="x N, u N", outputs="y0 y1 y2")
+    g = replace(g, inputs=g.inputs[:1], nodes=(Primitive("uniform", "u", (N,), key="u"), *g.nodes))
+    texts = [equation_text(f) for f in simplify(g).nodes[1:]]
+    assert texts == ["y0[i] = x[i]", "y1[i] = if u[i] < 1/2 then x[i] else 0", "y2[i] = 0"]
+
+
 def test_simplify_makes_a_choice_in_a_sum_its_condition():
     chosen = Select(j > i, 0, x0 * x1)
     g = graph(formula("y i<N", "j<N", chosen, T("a")[i, j], X[j]), inputs="a N N, x N", outputs="y")

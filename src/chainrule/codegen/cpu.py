@@ -122,6 +122,7 @@ def _bound(of: Form, source: KernelSource, form: Form) -> KernelSource:
         source,
         buffers=tuple(buffers.get(name, name) for name in source.buffers),  # the clock is always the clock
         sizes=tuple(e.xreplace(dims) for e in source.sizes),
+        draws=tuple(buffers[name] for name in source.draws),
         scratch=tuple((element, tuple(e.xreplace(dims) for e in shape)) for element, shape in source.scratch),
     )
 
@@ -155,6 +156,7 @@ def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element
         job=Job(text, entry, parameters),
         buffers=tuple(given),
         sizes=tuple(w.sizes),
+        draws=tuple(w.draws),
         scratch=tuple((w.views[n][1].element, tuple(w.over_dims(e) for e in w.buffers[n].shape)) for n in own),
         reads=tuple(k for k, name in enumerate(given) if name in w.read),
         writes=tuple(k for k, name in enumerate(given) if name in w.written),

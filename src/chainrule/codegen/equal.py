@@ -15,8 +15,8 @@ from chainrule.ir.expression import dim_symbol
 from chainrule.ir.formula import Access
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement
 
-SPECIAL = ("scalar", "clock", "random")
-"""Spaces whose buffers a kernel knows by name: the step's number, the seed, what draws are keyed by."""
+SPECIAL = ("scalar", "clock")
+"""Spaces whose buffers a kernel knows by name: the step's number, the seed."""
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Form:
         buffer = self.known.get(name)
         if buffer is None:
             return name
-        special = (buffer.key or buffer.name) if buffer.space in SPECIAL else ""
+        special = buffer.name if buffer.space in SPECIAL else ""
         return self.expressions(buffer.shape), buffer.dtype, buffer.space, special
 
     def expressions(self, several: Iterable[sp.Basic]) -> Any:

@@ -34,7 +34,8 @@ class KernelSource:
     """A kernel's text, what compiles it, and what a launch must pass.
 
     buffers: by the program's names, in the order of the parameters; `CLOCK` is the clock. sizes: what each size
-    stands for. shapes: of the scratch arrays, over the dims. reads, writes: positions in `buffers`.
+    stands for. draws: the random buffers whose keys follow the sizes, in two halves each, so that layers with draws of
+    their own share a kernel. shapes: of the scratch arrays, over the dims. reads, writes: positions in `buffers`.
     """
 
     text: str
@@ -44,6 +45,7 @@ class KernelSource:
     scratch: tuple[tuple[str, tuple[sp.Expr, ...]], ...]  # element, shape
     reads: tuple[int, ...]
     writes: tuple[int, ...]
+    draws: tuple[str, ...] = ()
 
 
 @dataclass
@@ -64,6 +66,7 @@ class Writer:
     views: dict[str, tuple[str, Array]] = field(default_factory=dict)  # by buffer: name and type
     variables: dict[str, str] = field(default_factory=dict)  # by rank-0 scratch buffer
     sizes: dict[sp.Expr, str] = field(default_factory=dict)
+    draws: dict[str, tuple[str, str]] = field(default_factory=dict)  # by random buffer: the halves of its key
     used: set[str] = field(default_factory=set)  # the functions called
     read: set[str] = field(default_factory=set)
     written: set[str] = field(default_factory=set)
@@ -143,6 +146,17 @@ class Writer:
         if CLOCK not in self.views:
             self.views[CLOCK] = self.names.fresh(CLOCK), Array("int64", (2,))
         return self.views[CLOCK][0]
+
+    def key(self, buffer: Buffer) -> str:
+        """What the counter of a draw is keyed by: 64 bits, which a launch passes in two halves."""
+        if buffer.name not in self.draws:
+            halves = [
+                self.names.fresh(f"{buffer.stands_for or buffer.name}_{half}", never_had=True)
+                for half in ("high", "low")
+            ]
+            self.draws[buffer.name] = halves[0], halves[1]
+        high, low = self.draws[buffer.name]
+        return f"{high} << 32 | {low}"
 
     def variable(self, name: str) -> str:
         """The local variable that a rank-0 scratch buffer is."""
@@ -272,12 +286,13 @@ def height(node: object) -> int:
 
 
 def parameters_of(writer: Writer) -> tuple[list[str], list[str], list[str], tuple[Parameter, ...]]:
-    """Buffers, scratch arrays and sizes by the program's names, and their types, in the order of the signature."""
+    """Buffers, scratch arrays, sizes and keys by the program's names, and their types, in the signature's order."""
     own = [name for name, (_, array) in writer.views.items() if array.scratch]
     given = [name for name in writer.views if name not in own]
-    names = [writer.views[name][0] for name in (*given, *own)] + list(writer.sizes.values())
+    numbers = [*writer.sizes.values(), *(half for halves in writer.draws.values() for half in halves)]
+    names = [writer.views[name][0] for name in (*given, *own)] + numbers
     types = [writer.views[name][1] for name in (*given, *own)]
-    return given, own, names, (*types, *(Size() for _ in writer.sizes))
+    return given, own, names, (*types, *(Size() for _ in numbers))
 
 
 def docstring(texts: list[str]) -> list[str]:

@@ -19,6 +19,7 @@ from chainrule.codegen.objects import ITEM
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, floor, quotient
 from chainrule.ir.graph import Init
+from chainrule.ir.primitive import hash_of
 from chainrule.ir.program import Buffer, Kernel, Program
 
 STORED = ("input", "param", "state", "scalar", "clock", "constant", "arena")
@@ -94,8 +95,9 @@ def executable_of(
     places = {buffer.name: k for k, buffer in enumerate(stored)}
     if reads_clock:
         places[CLOCK] = len(stored)
+    keys = {b.name: halves_of(hash_of(b.key or b.name)) for b in program.buffers if b.space == "random"}
     launches = tuple(
-        _launch(kernel, source, which[k], places, element, sizes)
+        _launch(kernel, source, which[k], places, keys, sizes)
         for k, (kernel, source) in enumerate(zip(program.kernels, sources, strict=True))
     )
     lives = _lives(launches, [places[name] for _, name in program.outputs])
@@ -149,13 +151,21 @@ def _is_step(buffer: Buffer) -> bool:
 
 
 def _launch(
-    kernel: Kernel, source: KernelSource, which: int, places: Mapping[str, int], element: Element, sizes: Sizes
+    kernel: Kernel,
+    source: KernelSource,
+    which: int,
+    places: Mapping[str, int],
+    keys: Mapping[str, tuple[int, int]],
+    sizes: Sizes,
 ) -> ex.Launch:
     return ex.Launch(
         kernel=which,
         name=kernel.name,
         buffers=tuple(places[name] for name in source.buffers),
-        sizes=tuple(sizes.polynomial(e) for e in source.sizes),
+        sizes=(
+            *(sizes.polynomial(e) for e in source.sizes),
+            *(sizes.polynomial(sp.Integer(half)) for name in source.draws for half in keys[name]),
+        ),
         extent=sizes.polynomial(blocks(kernel)),
         scratch=scratch_bytes(source, sizes),
         cost=sizes.terms(sp.nsimplify(kernel.cost, rational=True)),
@@ -163,6 +173,12 @@ def _launch(
         writes=source.writes,
         flops=sizes.terms(kernel.flops),
     )
+
+
+def halves_of(key: int) -> tuple[int, int]:
+    """64 bits as ``high << 32 | low``, an int64; a size is a float, which holds each of them exactly."""
+    high, low = divmod(key, 2**32)
+    return high - 2**32 if high >= 2**31 else high, low
 
 
 def blocks(kernel: Kernel) -> sp.Expr:

@@ -18,7 +18,6 @@ from chainrule.codegen.plan import always_read, plan
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import Select, is_slot, slot
 from chainrule.ir.formula import Access, DType, Origin, Reduce
-from chainrule.ir.primitive import hash_of
 from chainrule.ir.program import Buffer, Statement
 
 STEPS = ("u", "v", "w", "p", "q", "r", "s", "t")  # the names of steps, in this order
@@ -112,9 +111,8 @@ def _draw(buffer: Buffer, access: Access, slots: Mapping[sp.Symbol, Symbol], w: 
     flat: sp.Expr = sp.S.Zero
     for index, extent in zip(access.indices, buffer.shape, strict=True):
         flat = flat * extent + index
-    clock, key = w.clock(), hash_of(buffer.key or buffer.name)
-    key -= 2**64 if key >= 2**63 else 0  # the same bits as an int64
-    draw = f"{w.call('uniform')}({clock}[0], {key}, {clock}[1], {w.integer(flat, slots)}, 0)"
+    clock = w.clock()
+    draw = f"{w.call('uniform')}({clock}[0], {w.key(buffer)}, {clock}[1], {w.integer(flat, slots)}, 0)"
     return f"{w.call(w.element)}({draw})"
 
 

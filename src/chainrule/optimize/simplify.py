@@ -8,9 +8,10 @@ from functools import lru_cache
 import sympy as sp
 
 from chainrule.ir.affine import Facts, bounds_of, is_true, tidy
-from chainrule.ir.expression import Select, is_slot, slot, slot_number, zero_unless
+from chainrule.ir.expression import Select, Sort, is_slot, slot, slot_number, zero_unless
 from chainrule.ir.formula import Access, Extent, Formula, Origin, Reduce
 from chainrule.ir.graph import Dim, Graph, Node, Tensor
+from chainrule.ir.primitive import Primitive
 from chainrule.ir.rename import fresh_name
 
 
@@ -23,11 +24,13 @@ def simplify(graph: Graph) -> Graph:
     """
     nodes: list[Node] = []
     taken = set(graph.tensors)
+    draws = {node.out for node in graph.nodes if isinstance(node, Primitive) and node.kind == "uniform"}
     for node in graph.nodes:
         if not isinstance(node, Formula):
             nodes.append(node)
             continue
-        f = _unused_indices(_factored(_chosen(_inside(_conditions(node, graph.dims), graph))))
+        f = _draws(node, draws) if draws.intersection(node.tensors) else node
+        f = _unused_indices(_factored(_chosen(_inside(_conditions(f, graph.dims), graph))))
         nodes += _hoisted(f, graph.dims, taken)
     unchanged = len(nodes) == len(graph.nodes) and all(a is b for a, b in zip(nodes, graph.nodes, strict=True))
     return graph if unchanged else replace(graph, nodes=tuple(nodes))
@@ -51,6 +54,17 @@ def _conditions(f: Formula, dims: tuple[Dim, ...]) -> Formula:
     body = f.body.xreplace(decided)
     unchanged = (where, reads, body) == (f.where, f.reads, f.body)
     return f if unchanged else replace(f, where=where, reads=reads, body=body)
+
+
+def _draws(f: Formula, draws: set[str]) -> Formula:
+    """`f` without the choices that no draw, which lies in (0, 1), decides: a dropout at rate 0 keeps all."""
+    drawn = {slot(k, Sort.REAL) for k, read in enumerate(f.reads) if read.tensor in draws}
+    decided = {}
+    for e in f.body.atoms(Select):
+        c, a, b = e.args
+        if isinstance(c, sp.Lt | sp.Le) and c.lhs in drawn and c.rhs.is_number and not 0 < c.rhs < 1:
+            decided[e] = a if c.rhs >= 1 else b
+    return replace(f, body=f.body.xreplace(decided)) if decided else f
 
 
 def _inside(f: Formula, graph: Graph) -> Formula:

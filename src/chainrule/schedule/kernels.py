@@ -275,18 +275,24 @@ class Planner:
             return None
         return next((axis for axis in self.options(t) if axis.extent == draft.index.extent), None)
 
-    def is_long(self, draft: Draft, t: int) -> bool:
-        cost = sum(self.costs[k] for k in draft.tasks)
-        if cost < LONG_NS:
-            return False
-        starts = draft.tasks[: 1 if 2 * cost < 3 * LONG_NS else None]
-        return cost > 2 * LONG_NS or any(is_like(self.links.tasks[t], self.links.tasks[k]) for k in starts)
-
     def is_full(self, draft: Draft, t: int) -> bool:
-        if draft.closed or (draft.index is None and not self.serial and self.is_long(draft, t)):
-            draft.closed = True
+        """Whether task `t` has to go elsewhere. A kernel without blocks then takes nothing else either."""
+        if draft.closed:
             return True
-        return len(draft.tasks) >= (FORMULAS if t in self.contractions else 3 * FORMULAS)
+        filled = 2 * len(draft.tasks) / FORMULAS
+        if draft.index is None and not self.serial:
+            filled = max(filled, sum(self.costs[k] for k in draft.tasks) / LONG_NS)
+            draft.closed = filled > 2 or self.repeats(draft, t, filled)
+            return draft.closed
+        return filled >= (2 if t in self.contractions else 6) or self.repeats(draft, t, filled)
+
+    def repeats(self, draft: Draft, t: int, filled: float) -> bool:
+        """Whether a kernel that is long enough would repeat itself with `t`: from its start, or what runs once
+        anywhere, when it is longer."""
+        if self.serial or filled < 1:
+            return False
+        starts = draft.tasks[: None if draft.index is None and filled >= 1.5 else 1]
+        return any(is_like(self.links.tasks[t], self.links.tasks[k]) for k in starts)
 
     def may_part(self, t: int) -> bool:
         """Whether the partial results of blocks can be put together."""
