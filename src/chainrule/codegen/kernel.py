@@ -62,6 +62,7 @@ class Writer:
     depth: int = 1
     symbols: dict[sp.Symbol, Symbol] = field(default_factory=dict)
     ranges: dict[sp.Symbol, Range] = field(default_factory=dict)
+    whole: Mapping[sp.Symbol, Range] = field(default_factory=dict)  # of loops over a part, for proofs
     open: list[sp.Symbol] = field(default_factory=list)  # the loops around, from the outside
     views: dict[str, tuple[str, Array]] = field(default_factory=dict)  # by buffer: name and type
     variables: dict[str, str] = field(default_factory=dict)  # by rank-0 scratch buffer
@@ -95,7 +96,8 @@ class Writer:
     # Names.
 
     def scope(self, more: Mapping[sp.Symbol, Symbol] | None = None) -> Scope:
-        inner = self.open[-1] if self.open else None
+        turning = [s for s in self.open if s not in self.whole]  # a strip's rows are one vector
+        inner = turning[-1] if turning else None
         return Scope(self.with_dims({**self.symbols, **(more or {})}), self.element, inner, self.used)
 
     def with_dims(self, known: Mapping[sp.Symbol, Symbol]) -> Mapping[sp.Symbol, Symbol]:
@@ -205,7 +207,7 @@ class Writer:
         start, stop = part or (self.integer(r.start), self.integer(r.stop))
         name = self.names.fresh(r.pretty or "i")
         self.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
-        self.ranges[r.symbol] = r
+        self.ranges[r.symbol] = self.whole.get(r.symbol, r)
         self.open.append(r.symbol)
         with self.inside(f"for {name} in range({stop}):" if start == "0" else f"for {name} in range({start}, {stop}):"):
             yield
