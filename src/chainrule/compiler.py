@@ -32,6 +32,7 @@ from chainrule.optimize import (
     expand_reductions,
     inline,
     output_form,
+    prefix,
     settle,
     simplify,
     specialize,
@@ -57,7 +58,7 @@ def expand_gradients(graph: Graph) -> Graph:
 
 
 # what must come before derivation: a stable form's gradient is stable, and a max derives as a gather
-PREPARE: tuple[Pass, ...] = (drop_dead, stabilize, expand_reductions, expand_gradients)
+PREPARE: tuple[Pass, ...] = (drop_dead, stabilize, prefix, expand_reductions, expand_gradients)
 
 IMPROVE: tuple[Pass, ...] = (
     eliminate,

@@ -8,6 +8,7 @@ from chainrule.optimize.eliminate import eliminate
 from chainrule.optimize.expand_reductions import expand_reductions
 from chainrule.optimize.inline import inline
 from chainrule.optimize.output_form import output_form
+from chainrule.optimize.prefix import prefix
 from chainrule.optimize.settle import settle
 from chainrule.optimize.simplify import simplify
 from chainrule.optimize.specialize import specialize
@@ -23,6 +24,7 @@ __all__ = [
     "expand_reductions",
     "inline",
     "output_form",
+    "prefix",
     "settle",
     "simplify",
     "specialize",
