@@ -71,15 +71,15 @@ class Lent:
 
     def next(self) -> Array:
         """An array that nobody else holds; the kernels write there from now on."""
-        block = next((b for b in self._blocks if _holders(b) == ALONE), None)
-        if block is None:
-            block = Block.of(self._shape, self._dtype)
-            self._blocks = [*self._blocks[1 - BLOCKS :], block]
-        if block is not self._now:
-            self._now = block
-            self._uses.point_to(block.place)
-        return block.array.view()
+        if _holders(self._now) != ALONE:
+            self._now = next((b for b in self._blocks if _holders(b) == ALONE), None) or self._more()
+            self._uses.point_to(self._now.place)
+        return self._now.array.view()
+
+    def _more(self) -> Block:
+        self._blocks = [*self._blocks[1 - BLOCKS :], Block.of(self._shape, self._dtype)]
+        return self._blocks[-1]
 
     def forget(self) -> None:
         """Keep no memory but that in use: another binding's step comes next."""
-        self._blocks = self._blocks[:1]
+        self._blocks = [self._now]
