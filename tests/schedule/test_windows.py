@@ -12,13 +12,15 @@ from chainrule.ir.formula import Formula
 from chainrule.ir.validate import validate
 from chainrule.options import Options
 from chainrule.reference import evaluate
-from chainrule.schedule import layout, windows
+from chainrule.schedule import groups, layout, windows
 from chainrule.schedule.cost import Sizes
+from chainrule.schedule.groups import grouped
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.product import contraction_of
 from chainrule.schedule.task import task_of
 from chainrule.source import Source
 from chainrule.views import point
+from tests.schedule.laws import assert_law
 
 ONE = """model m():
     dim batch
@@ -63,6 +65,58 @@ def test_what_is_computed_stays(monkeypatch_module, channels, out, size, kernel,
     if size + 2 * pad < dilation * (kernel - 1) + 1:
         return
     agree(ONE.format(**locals()), "x", "y.conv2d.K")
+
+
+GROUPED = """model m():
+    dim batch
+    input x[batch, {channels}, 5, 6]
+    h = conv2d(relu(x), {out}, kernel = 3, stride = {stride}, pad = 1, groups = {groups})
+    y = conv2d(h, 4, kernel = {kernel})
+    loss = mean(y * y)
+"""
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    groups=st.integers(1, 4),
+    each=st.integers(1, 5),
+    out=st.integers(1, 5),
+    stride=st.integers(1, 2),
+    kernel=st.integers(1, 2),
+)
+def test_groups_compute_what_they_did(monkeypatch_module, groups, each, out, stride, kernel):
+    given = {"channels": groups * each, "out": groups * out, "groups": groups, "stride": stride, "kernel": kernel}
+    agree(GROUPED.format(**given), "x", "h.conv2d.K", "y.conv2d.K")
+
+
+def test_a_batch_of_products_stores_every_group_at_its_place(monkeypatch_module):
+    text = GROUPED.format(channels=8, out=8, groups=2, stride=2, kernel=1).replace("5, 6", "3, 3")
+    assert_law(graph_of(text, "x", "h.conv2d.K"), {"batch": 1})
+
+
+def test_groups_are_a_batch_of_products_forward_and_in_both_gradients():
+    text = GROUPED.format(channels=32, out=48, groups=4, stride=1, kernel=1)
+    laid = agree(text, "x", "h.conv2d.K")
+    tasks = [grouped(task_of(node, laid.tensors)) for node in laid.nodes if isinstance(node, Formula) and node.over]
+    found = {task.out: c for task in tasks if (c := contraction_of(task)) is not None}
+    parted = [c for c in found.values() if any(i.extent == 4 for i in c.batch)]
+    assert len(parted) == 3
+    assert all(c.left.outside is None and c.right.outside is None for c in parted)
+    assert sorted(int(c.columns[-1].extent) for c in parted) == [8, 12, 12]
+
+
+def test_groups_that_are_taken_apart_wrongly_are_noticed(monkeypatch):
+    kept = groups.taken_apart
+
+    def late(found, *given):
+        axes, reads = kept(found, *given)
+        names = {found.group.symbol: found.group.extent - 1 - found.group.symbol}
+        return axes, tuple(read.renamed(names) for read in reads)
+
+    monkeypatch.setattr(groups, "taken_apart", late)
+    monkeypatch.setattr(windows, "NARROW", 0)
+    with pytest.raises(AssertionError):
+        agree(GROUPED.format(channels=8, out=8, groups=2, stride=1, kernel=1), "x", "h.conv2d.K")
 
 
 @pytest.fixture(scope="module")

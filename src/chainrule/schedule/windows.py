@@ -22,6 +22,7 @@ from chainrule.ir.expression import index_symbol, quotient, remainder, slot
 from chainrule.ir.formula import Access, Formula, Index, free_symbols
 from chainrule.ir.graph import Tensor
 from chainrule.schedule.cost import Sizes
+from chainrule.schedule.groups import apart, together
 from chainrule.schedule.product import NARROW, Contraction, contraction_of
 from chainrule.schedule.task import fresh, task_of
 
@@ -48,6 +49,26 @@ def windowed(
 
     known: what was gathered before, under the name of nothing (`nameless`).
     """
+    parted = apart(f)
+    if parted is None:
+        return _windowed(f, tensors, sizes, always, known)
+    g, groups = parted
+    laid = _windowed(g, tensors, sizes, always, known)
+    symbols = [axis.symbol for axis in g.axes]
+    group, member = symbols[groups.axis], symbols[groups.axis + 1]
+    if laid is None or {group, member} - set(laid.places):
+        return None
+    result = together(laid.made[-1], laid.places.index(group), laid.places.index(member), groups)
+    own = [axis.symbol for axis in f.axes]
+    names: dict[sp.Basic, sp.Basic] = dict(zip([s for s in symbols if s != group], own, strict=True))
+    places = tuple(place.xreplace(names) for place in laid.places if place != group)
+    return Laid((*laid.made[:-1], result), places, laid.exact)
+
+
+def _windowed(
+    f: Formula, tensors: Mapping[str, Tensor], sizes: Sizes, always: bool, known: Mapping[Formula, str]
+) -> Laid | None:
+    """The same for a formula whose axes are one thing each."""
     if not f.over or sizes.points(i.extent for i in f.indices) < NARROW:
         return None
     at = unstrided(f)
@@ -60,7 +81,7 @@ def windowed(
         return None
     c, column = chosen
     axes = (*(a for a in whole.axes if a != column), column)
-    over = _in_order(c.inner, whole)
+    over = _in_order(c.inner, whole, c.batch)
     taken = dict(tensors)
     made: list[Formula] = []
     reads: list[Access] = []
@@ -223,7 +244,7 @@ def _oriented(c: Contraction, f: Formula) -> tuple[Contraction, Index] | None:
     best: tuple[tuple[bool, int, bool], Index, bool] | None = None
     for side, read, right in ((c.columns, c.right, True), (c.rows, c.left, False)):
         for axis in side:
-            rank = _rank(axis, read, f)
+            rank = _rank(axis, read, f, c.batch)
             if rank is not None and (best is None or rank > best[0]):
                 best = rank, axis, right
     if best is None:
@@ -234,22 +255,22 @@ def _oriented(c: Contraction, f: Formula) -> tuple[Contraction, Index] | None:
     return c, axis
 
 
-def _rank(axis: Index, read: Access, f: Formula) -> tuple[bool, int, bool] | None:
+def _rank(axis: Index, read: Access, f: Formula, batch: Sequence[Index]) -> tuple[bool, int, bool] | None:
     """How good an axis is as a tile's columns: those that stand alone in their place come first, then the longest,
-    then those of a tensor that is read over no windows."""
+    then those of a tensor that is read over no windows. A batch stands still."""
     holding = [i for i in read.indices if axis.symbol in i.free_symbols]
     if len(holding) != 1 or not axis.extent.is_Integer or axis.extent < WIDE:
         return None
     form = affine(holding[0])
     if form is None or form.coefficients.get(axis.symbol) != 1:
         return None
-    alone = not holding[0].free_symbols & ({i.symbol for i in f.indices} - {axis.symbol})
+    alone = not holding[0].free_symbols & ({i.symbol for i in f.indices if i not in batch} - {axis.symbol})
     return alone, int(axis.extent), not _is_window(read, f)
 
 
-def _in_order(inner: Sequence[Index], f: Formula) -> tuple[Index, ...]:
+def _in_order(inner: Sequence[Index], f: Formula, batch: Sequence[Index]) -> tuple[Index, ...]:
     """The loops of a product's sum: sizes that are not known outside, then places of windows, then channels."""
-    own = {i.symbol for i in f.indices}
+    own = {i.symbol for i in f.indices if i not in batch}
     windows = {s for read in f.reads for i in read.indices if len(i.free_symbols & own) > 1 for s in i.free_symbols}
 
     def key(index: Index) -> int:

@@ -14,6 +14,7 @@ from chainrule.ir.formula import Access, Formula, Index
 from chainrule.ir.graph import Dim, Graph, Tensor
 from chainrule.ir.recurrence import Recurrence, in_steps, loop_over, recurrence_of
 from chainrule.schedule.cost import Sizes
+from chainrule.schedule.groups import grouped
 from chainrule.schedule.split import split
 from chainrule.schedule.task import Circle, Task, fresh, task_of
 
@@ -70,7 +71,7 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
             saved[name] = fresh(f"{name}_before", tensors)
             formulas.append(copy_formula(saved[name], tensors[name], name))
             tensors[saved[name]] = replace(tensors[name], name=saved[name])
-    tasks = [in_circles(task_of(f, tensors), circles.get(f.out, ())) for f in formulas]
+    tasks = [in_circles(grouped(task_of(f, tensors)), circles.get(f.out, ())) for f in formulas]
     tasks = _with_updates(tasks, [(u.store, alias.get(u.value, u.value)) for u in graph.updates], tensors)
     outputs = tuple((name, saved.get(of, of)) for name, of in outputs)
     return Work(tuple(in_order(tasks)), tensors, alias, outputs)
