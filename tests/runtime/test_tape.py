@@ -107,7 +107,7 @@ def test_a_barrier_left_out_is_noticed(monkeypatch):
     """The law above would catch it: a dependence between divided launches without one."""
     accesses = [([(0, 64)], [(64, 128)]), ([(64, 128)], [(128, 192)])]
     assert any(barriers(accesses, [2, 2]))
-    monkeypatch.setattr(tape, "_touch", lambda *_: False)
+    monkeypatch.setattr(tape.Since, "touches", lambda *_: False)
     assert not any(barriers(accesses, [2, 2]))
 
 

@@ -107,25 +107,30 @@ def pack(wanted: Sequence[Interval]) -> tuple[list[int], int]:
     Greedy best fit: the largest first, each into the smallest gap between those that live at the same time.
     """
     offsets = [0] * len(wanted)
-    placed: list[tuple[int, int, Interval]] = []
-    top = 0
+    placed = np.empty((4, len(wanted)), np.int64)  # start, end, first, last of each, in order of their starts
+    count = top = 0
     for k in sorted(range(len(wanted)), key=lambda k: (-wanted[k].bytes, wanted[k].first, k)):
         item = wanted[k]
         size = -(-item.bytes // LINE) * LINE
         if size == 0:
             continue
-        at, best, end = None, None, 0
-        for offset, other_end, other in placed:  # in order of their offsets
-            if other.last < item.first or item.last < other.first:
-                continue
-            gap = offset - end
-            if gap >= size and (best is None or gap < best):
-                at, best = end, gap
-            end = max(end, other_end)
-        offsets[k] = end if at is None else at
-        top = max(top, offsets[k] + size)
-        _insert(placed, (offsets[k], offsets[k] + size, item))
+        starts, ends, firsts, lasts = placed[:, :count]
+        lives = (lasts >= item.first) & (firsts <= item.last)
+        before = np.maximum.accumulate(np.append(0, ends[lives]))  # where what lies below each of them ends
+        gaps = starts[lives] - before[:-1]
+        fits = np.flatnonzero(gaps >= size)
+        start = int(before[fits[gaps[fits].argmin()]] if fits.size else before[-1])
+        offsets[k], top = start, max(top, start + size)
+        count = _insert(placed, count, (start, start + size, item.first, item.last))
     return offsets, top
+
+
+def _insert(placed: NDArray[np.int64], count: int, item: tuple[int, int, int, int]) -> int:
+    """Put `item` among the first `count` columns, in order of their starts; how many there are then."""
+    at = int(placed[0, :count].searchsorted(item[0], side="right"))
+    placed[:, at + 1 : count + 1] = placed[:, at:count].copy()
+    placed[:, at] = item
+    return count + 1
 
 
 HUGE = 1 << 21
@@ -169,13 +174,6 @@ def polynomial_text(polynomial: Polynomial) -> str:
 def shape_text(axes: Sequence[Polynomial]) -> str:
     """``[batch, 64]``."""
     return f"[{', '.join(polynomial_text(axis) for axis in axes)}]"
-
-
-def _insert(placed: list[tuple[int, int, Interval]], item: tuple[int, int, Interval]) -> None:
-    at = len(placed)
-    while at > 0 and placed[at - 1][0] > item[0]:
-        at -= 1
-    placed.insert(at, item)
 
 
 def _plain(axis: Polynomial) -> str | None:

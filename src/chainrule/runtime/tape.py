@@ -5,7 +5,7 @@ Everything here is a pure function of sizes and addresses; `threads.py` holds th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -102,22 +102,33 @@ def barriers(spans: Sequence[tuple[Sequence[Span], Sequence[Span]]], shares: Seq
     memory that is used again counts, for spans are addresses). Two undivided launches are both thread 0's, in order.
     """
     meets = []
-    read: list[tuple[Span, bool]] = []  # with: was the launch divided?
-    written: list[tuple[Span, bool]] = []
+    read, written = Since([], []), Since([], [])
     for (reads, writes), share in zip(spans, shares, strict=True):
         divided = share > 1
-        meet = _touch(reads, written, divided) or _touch(writes, written, divided) or _touch(writes, read, divided)
+        meet = written.touches([*reads, *writes], divided) or read.touches(writes, divided)
         if meet:
-            read, written = [], []
+            read, written = Since([], []), Since([], [])
         meets.append(meet)
-        read += [(span, divided) for span in reads]
-        written += [(span, divided) for span in writes]
+        read.add(reads, divided)
+        written.add(writes, divided)
     return meets
 
 
-def _touch(spans: Iterable[Span], before: Iterable[tuple[Span, bool]], divided: bool) -> bool:
-    earlier = [span for span, was_divided in before if divided or was_divided]
-    return any(lo < other_hi and other_lo < hi for lo, hi in spans for other_lo, other_hi in earlier)
+class Since(msgspec.Struct, frozen=True):
+    """What was touched since the last barrier: by all launches, and by the divided ones among them."""
+
+    every: list[Span]
+    divided: list[Span]
+
+    def add(self, spans: Sequence[Span], divided: bool) -> None:
+        self.every.extend(spans)
+        if divided:
+            self.divided.extend(spans)
+
+    def touches(self, spans: Sequence[Span], divided: bool) -> bool:
+        """Whether a launch that touches `spans` has to wait: if it is undivided, for divided launches alone."""
+        earlier = self.every if divided else self.divided
+        return any(lo < other_hi and other_lo < hi for lo, hi in spans for other_lo, other_hi in earlier)
 
 
 def _pays(costs: Sequence[float], shares: Sequence[int], meets: Sequence[bool]) -> bool:
