@@ -74,7 +74,10 @@ def walk(body: Iterable[Leaf], memory: dict[str, np.ndarray], names: dict[sp.Bas
         match node:
             case Loop():
                 for i in points(node.range, names):
-                    walk(node.body, memory, {**names, node.range.symbol: i})
+                    inside = {**names, node.range.symbol: i}
+                    if node.until is not None and read(node.until, memory, inside) > 0:
+                        break
+                    walk(node.body, memory, inside)
             case Statement():
                 statement(node, memory, dict(names))
             case Product():

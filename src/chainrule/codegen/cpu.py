@@ -216,6 +216,11 @@ def write_leaves(body: tuple[Leaf, ...], w: Writer) -> None:
 
 
 def _write_loop(loop: Loop, w: Writer) -> None:
+    if loop.until is not None:
+        w.read.add(loop.until.tensor)
+        with w.loop(loop.range), w.inside(f"if not {w.place(loop.until, {})} > 0:"):  # to look on costs nothing
+            write_leaves(loop.body, w)
+        return
     nest = nest_of(loop)
     if (whole := collapsed(nest, w)) is not None:
         loop, nest = whole, [whole]

@@ -40,7 +40,8 @@ class Form:
     def leaf(self, node: Leaf) -> Any:
         match node:
             case Loop():
-                return "loop", self.range(node.range), tuple(map(self.leaf, node.body))
+                until = None if node.until is None else self.access(node.until)
+                return "loop", self.range(node.range), until, tuple(map(self.leaf, node.body))
             case Statement():
                 read = tuple(map(self.access, node.reads))
                 value, where = self.expression(node.value), tuple(map(self.expression, node.where))

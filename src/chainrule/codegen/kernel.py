@@ -275,7 +275,7 @@ def element_of(dtype: DType, element: Element) -> Literal["float32", "float64", 
 def nest_of(loop: Loop) -> list[Loop]:
     """`loop` and the loops that nest perfectly in it, whose bounds its index does not change."""
     nest = [loop]
-    while len(nest[-1].body) == 1 and isinstance(inner := nest[-1].body[0], Loop):
+    while len(nest[-1].body) == 1 and isinstance(inner := nest[-1].body[0], Loop) and inner.until is None:
         if (inner.range.start.free_symbols | inner.range.stop.free_symbols) & {n.range.symbol for n in nest}:
             break
         nest.append(inner)

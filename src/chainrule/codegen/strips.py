@@ -217,7 +217,7 @@ def roles_of(loop: Loop, kernel: Kernel, buffers: Mapping[str, Buffer]) -> Roles
     """What the loop's tensors are, where rows do not depend on each other; None where they may."""
     row, inner = loop.range.symbol, list(inner_ranges(loop.body))
     steps = list(leaves(loop.body))
-    if not inner or any(not (r.start == 0 and r.stop.is_Integer) for r in inner):
+    if loop.until is not None or not inner or any(not (r.start == 0 and r.stop.is_Integer) for r in inner):
         return None
     if any(isinstance(s, Product) or s.companion is not None or s.where or s.place is not None for s in steps):
         return None

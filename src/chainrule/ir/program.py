@@ -32,10 +32,14 @@ class Range:
 
 @dataclass(frozen=True)
 class Loop:
-    """``for range.symbol in [range.start, range.stop): body``, in increasing order."""
+    """``for range.symbol in [range.start, range.stop): body``, in increasing order.
+
+    until: a place that is looked at before each turn; above 0, the loop ends there.
+    """
 
     range: Range
     body: tuple[Leaf, ...]
+    until: Access | None = None
 
 
 @dataclass(frozen=True)

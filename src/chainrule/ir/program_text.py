@@ -57,7 +57,8 @@ def body_lines(body: tuple[Leaf, ...], names: Mapping[sp.Basic, str]) -> Iterato
         match node:
             case Loop():
                 inside = _with(node.range, names)
-                yield f"for {_range_text(node.range, inside)}:"
+                until = "" if node.until is None else f" until {access_text(node.until, inside)} > 0"
+                yield f"for {_range_text(node.range, inside)}{until}:"
                 yield from (f"    {line}" for line in body_lines(node.body, inside))
             case Statement():
                 yield statement_text(node, names)

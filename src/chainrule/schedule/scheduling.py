@@ -13,6 +13,7 @@ from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
 from chainrule.schedule.cost import Sizes, cost_of, flops_of
 from chainrule.schedule.emit import body_of
+from chainrule.schedule.ending import end_early
 from chainrule.schedule.kernels import Draft, Plan, planner_of
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.tree import Ground, Item, build
@@ -46,7 +47,7 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
             dims.append(Dim(draft.blocks.name, definition=blocks))
         kernels.append(kernel_of(draft, size, plan, typical, needed[at], stored, taken))
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
-    return Program(
+    program = Program(
         name=graph.name,
         training=training,
         dims=tuple(dims),
@@ -60,6 +61,7 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
         ),
         bounds=tuple((t.name, t.bound) for t in graph.inputs if t.bound is not None),
     )
+    return end_early(program)
 
 
 def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
