@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import lark
 from lark.indenter import DedentError, Indenter
 
 from chainrule.errors import SourceError, Span
-from chainrule.lang import scan
+from chainrule.lang import scan, tables
 from chainrule.lang import syntax as s
 from chainrule.lang.builder import Builder, Text
 
@@ -26,17 +25,8 @@ class _Lines(Indenter):
 
 @cache
 def _machine() -> lark.Lark:
-    """The parser, made once a process, which takes 0.2 s."""
-    grammar = (files("chainrule.lang") / "grammar.lark").read_text("utf-8")
-    return lark.Lark(
-        grammar,
-        parser="lalr",
-        lexer="basic",
-        postlex=_Lines(),
-        start=["file", "single"],
-        maybe_placeholders=True,
-        propagate_positions=True,
-    )
+    """The parser, made once a process."""
+    return tables.machine(_Lines())
 
 
 def parse(text: str, file: str = "<text>") -> s.File:
