@@ -105,6 +105,17 @@ def test_groups_are_a_batch_of_products_forward_and_in_both_gradients():
     assert sorted(int(c.columns[-1].extent) for c in parted) == [8, 12, 12]
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_channels_by_themselves_are_rows_that_vectors_run_along(stride):
+    text = GROUPED.format(channels=16, out=16, groups=16, stride=stride, kernel=1).replace("5, 6", "12, 12")
+    laid = agree(text, "x", "h.conv2d.K")
+    sums = [node for node in laid.nodes if isinstance(node, Formula) and node.over]
+    own = [node for node in sums if sum(read.tensor.count("_gathered") for read in node.reads) and len(node.over) > 1]
+    alone = [node for node in own if all(read.indices[-1] == node.axes[-1].symbol for read in node.reads)]
+    assert len(alone) == 3 and all(node.axes[-1].extent == 16 for node in alone)
+    assert all(read.outside is None for node in alone for read in node.reads)
+
+
 def test_groups_that_are_taken_apart_wrongly_are_noticed(monkeypatch):
     kept = groups.taken_apart
 

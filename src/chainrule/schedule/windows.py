@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from chainrule.ir.affine import Facts, affine
-from chainrule.ir.expression import index_symbol, quotient, remainder, slot
-from chainrule.ir.formula import Access, Formula, Index, free_symbols
+from chainrule.ir.expression import index_symbol, is_slot, quotient, remainder, slot
+from chainrule.ir.formula import Access, DType, Formula, Index, Reduce, free_symbols
 from chainrule.ir.graph import Tensor
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.groups import apart, together
@@ -74,21 +74,16 @@ def _windowed(
     at = unstrided(f)
     whole = at.formula
     c = contraction_of(task_of(whole, tensors))
-    if c is None or not (always or whole is not f or any(_is_window(read, whole) for read in (c.left, c.right))):
+    order = _as_channels(whole) if c is None else _as_product(c, whole, always or whole is not f)
+    if order is None:
         return None
-    chosen = _oriented(c, whole)
-    if chosen is None:
-        return None
-    c, column = chosen
+    whole, column, over = order.formula, order.column, order.over
     axes = (*(a for a in whole.axes if a != column), column)
-    over = _in_order(c.inner, whole, c.batch)
     taken = dict(tensors)
     made: list[Formula] = []
     reads: list[Access] = []
-    beside = [a for a in c.columns if a != column]
-    memory = [i.symbol for i in (*c.batch, *beside, *over, column)]
-    for read, order in ((c.left, None), (c.right, memory)):
-        found = _gathered(read, whole, order, c.batch, taken)
+    for read, memory in order.operands:
+        found = _gathered(read, whole, memory, order.batch, taken)
         if found is None:
             return None
         gathered, access = found
@@ -100,7 +95,7 @@ def _windowed(
         reads.append(access)
     numbers = {slot_of: k for k, slot_of in enumerate(whole.reads)}
     kept = list(whole.reads)
-    for old, new in zip((c.left, c.right), reads, strict=True):
+    for (old, _), new in zip(order.operands, reads, strict=True):
         kept[numbers[old]] = new
     result = replace(whole, axes=axes, over=over, reads=tuple(kept))
     where_is = {a.symbol: place for a, place in zip(whole.axes, at.places, strict=True)}
@@ -114,6 +109,63 @@ def _windowed(
     axes = (*(a for a in f.axes if a != last), last)
     spread = replace(f, axes=axes, over=(), body=slot(0), reads=(Access(result.out, places),), where=at.where)
     return Laid((*made, result, spread), tuple(a.symbol for a in axes))
+
+
+@dataclass(frozen=True)
+class Order:
+    """How a formula is computed: its operands with the order of indices that each should have in memory (None: as they
+    are), its column, which vectors run along, and the loops of its sum. A batch stands still."""
+
+    formula: Formula
+    operands: tuple[tuple[Access, Sequence[sp.Symbol] | None], ...]
+    column: Index
+    over: tuple[Index, ...]
+    batch: tuple[Index, ...]
+
+
+def _as_product(c: Contraction, f: Formula, always: bool) -> Order | None:
+    """As a tile's product, whose columns are channels; None where it has no window and not `always`."""
+    if not (always or any(_is_window(read, f) for read in (c.left, c.right))):
+        return None
+    chosen = _oriented(c, f)
+    if chosen is None:
+        return None
+    c, column = chosen
+    over = _in_order(c.inner, f, c.batch)
+    beside = [a for a in c.columns if a != column]
+    memory = [i.symbol for i in (*c.batch, *beside, *over, column)]
+    return Order(f, ((c.left, None), (c.right, memory)), column, over, c.batch)
+
+
+def _as_channels(f: Formula) -> Order | None:
+    """As loops around one over channels, each of which has a sum of its own: a convolution of every channel by itself.
+
+    y[n, c, i, j] = sum[r, s] x[n, c, i + r, j + s] * K[c, r, s]: vectors run along c.
+    """
+    once: dict[sp.Basic, sp.Basic] = {i.symbol: sp.S.Zero for i in f.indices if i.extent == 1}
+    over = tuple(i for i in f.over if i.symbol not in once)
+    if f.where or f.reduce is not Reduce.SUM or f.dtype is not DType.FLOAT or not over or len(f.reads) != 2:
+        return None
+    f = replace(f, over=over, reads=tuple(read.renamed(once) for read in f.reads), body=f.body.xreplace(once))
+    if any(is_slot(s) for read in f.reads for i in read.indices for s in i.free_symbols):
+        return None
+    if not any(_is_window(read, f) for read in f.reads):
+        return None
+    alone = [
+        a for a in f.axes if a.extent.is_Integer and a.extent >= WIDE and all(_stands_alone(a, r) for r in f.reads)
+    ]
+    if not alone:
+        return None
+    column = max(alone, key=lambda a: int(a.extent))
+    memory = [i.symbol for i in (*(a for a in f.axes if a != column), *f.over, column)]
+    left, right = (free_symbols(read.indices) for read in f.reads)
+    batch = tuple(a for a in f.axes if a != column and a.symbol in left & right)
+    return Order(f, tuple((read, memory) for read in f.reads), column, f.over, batch)
+
+
+def _stands_alone(axis: Index, read: Access) -> bool:
+    """Whether the axis is a place of the read, and in no other."""
+    return [i for i in read.indices if axis.symbol in i.free_symbols] == [axis.symbol]
 
 
 def nameless(f: Formula) -> Formula:
