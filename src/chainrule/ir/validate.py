@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import NamedTuple
 
 import sympy as sp
 from sympy.codegen.cfunctions import expm1, log1p
@@ -13,7 +14,7 @@ from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 from chainrule.errors import ChainruleError
 from chainrule.ir.affine import may_be_empty
 from chainrule.ir.expression import FUNCTIONS, LocallyConstant, Select, dim_symbol, is_slot, slot, slot_number
-from chainrule.ir.formula import Access, DType, Extent, Formula, Reduce
+from chainrule.ir.formula import Access, DType, Extent, Formula, Reduce, free_symbols
 from chainrule.ir.graph import Graph, Node
 from chainrule.ir.text import formula_text
 
@@ -40,11 +41,11 @@ def validate(graph: Graph, before: Graph | None = None) -> None:
 
 def problems(graph: Graph, before: Graph | None = None) -> Iterator[str]:
     """What is illegal about `graph`, in order."""
-    dims: set[sp.Symbol] = set()
+    dims: frozenset[sp.Symbol] = frozenset()
     for dim in graph.dims:
         if dim.definition is not None and not dim.definition.free_symbols <= dims:
             yield f"dim {dim.name} is defined by dims that come after it"
-        dims.add(sp.Symbol(dim.name, integer=True, nonnegative=True))
+        dims |= {sp.Symbol(dim.name, integer=True, nonnegative=True)}
     given = [t.name for t in graph.inputs] + [p.tensor.name for p in graph.params]
     given += [s.tensor.name for s in graph.states] + [s.name for s in graph.scalars]
     known: set[str] = set()
@@ -73,10 +74,14 @@ def _stands_in(before: Graph, node: Node, graph: Graph) -> bool:
     """Whether `before` has this very node, and the same tensors behind its reads."""
     if before.dims is not graph.dims or before.producers.get(node.out) is not node:
         return False
-    return all(before.tensors.get(name) == graph.tensors.get(name) for name in node.tensors)
+    made, was = graph.producers, before.producers
+    return all(
+        (name in made and made[name] is was.get(name)) or before.tensors.get(name) == graph.tensors.get(name)
+        for name in node.tensors
+    )
 
 
-def _extents(node: Node, dims: set[sp.Symbol]) -> Iterator[str]:
+def _extents(node: Node, dims: frozenset[sp.Symbol]) -> Iterator[str]:
     extents: tuple[Extent, ...] = node.shape
     if isinstance(node, Formula):
         extents = tuple(i.extent for i in node.indices)
@@ -85,22 +90,45 @@ def _extents(node: Node, dims: set[sp.Symbol]) -> Iterator[str]:
             yield f"{node.out} has an axis of extent {extent}, neither an integer nor a dim"
 
 
-def _formula(f: Formula, graph: Graph, dims: set[sp.Symbol]) -> Iterator[str]:
-    indices = {i.symbol for i in f.indices}
-    for e in (f.body, *f.where):
-        yield from _expression(e, len(f.reads), indices | dims, "")
+def _formula(f: Formula, graph: Graph, dims: frozenset[sp.Symbol]) -> Iterator[str]:
+    law = _law(f.body, f.where, tuple(read.indices for read in f.reads), tuple(i.symbol for i in f.indices), dims)
+    yield from law.body
     for k, read in enumerate(f.reads):
         tensor = graph.tensors[read.tensor]
         if len(read.indices) != len(tensor.shape):
             yield f"{read.tensor} has {len(tensor.shape)} axes and is read with {len(read.indices)}"
-        for i in read.indices:
-            yield from _expression(i, k, indices | dims, f"an index of {read.tensor}: ")
+        yield from (f"an index of {read.tensor}: {problem}" for problem in law.reads[k])
         other = slot(k, DType.FLOAT.sort if tensor.dtype is not DType.FLOAT else DType.INT.sort)
-        if any(other in e.free_symbols for e in (f.body, *f.where, *(i for r in f.reads for i in r.indices))):
+        if other in law.symbols:
             yield f"slot {k} is not of the dtype of {read.tensor}"
         yield from _slots_of_indices(read, f, graph)
     if f.reduce is Reduce.ARGMAX:
         yield from _places(f, graph)
+
+
+class _Law(NamedTuple):
+    """What is illegal about a formula whatever its tensors are, and the symbols that it mentions."""
+
+    body: tuple[str, ...]
+    reads: tuple[tuple[str, ...], ...]
+    symbols: frozenset[sp.Symbol]
+
+
+@lru_cache(maxsize=65536)  # equal layers have equal laws
+def _law(
+    body: sp.Expr,
+    where: tuple[sp.Basic, ...],
+    reads: tuple[tuple[sp.Expr, ...], ...],
+    indices: tuple[sp.Symbol, ...],
+    dims: frozenset[sp.Symbol],
+) -> _Law:
+    known = {*indices, *dims}
+    parts = (body, *where)
+    return _Law(
+        tuple(problem for e in parts for problem in _expression(e, len(reads), known)),
+        tuple(tuple(problem for i in read for problem in _expression(i, k, known)) for k, read in enumerate(reads)),
+        frozenset(free_symbols((*parts, *(i for read in reads for i in read)))),
+    )
 
 
 def _places(f: Formula, graph: Graph) -> Iterator[str]:
@@ -120,21 +148,16 @@ def _slots_of_indices(read: Access, f: Formula, graph: Graph) -> Iterator[str]:
             yield f"{read.tensor} is indexed by {inner.name}, which is {inner.dtype.value}"
 
 
-def _expression(e: sp.Basic, slots: int, symbols: set[sp.Symbol], place: str) -> Iterator[str]:
-    for kind in _kinds(e):
+def _expression(e: sp.Basic, slots: int, symbols: set[sp.Symbol]) -> Iterator[str]:
+    for kind in dict.fromkeys(type(part) for part in sp.preorder_traversal(e)):
         if not issubclass(kind, LEGAL) or issubclass(kind, sp.Float):
-            yield f"{place}{kind.__name__} has no place in a formula"
+            yield f"{kind.__name__} has no place in a formula"
     for s in e.free_symbols:
         if is_slot(s):
             if slot_number(s) >= slots:
-                yield f"{place}slot {slot_number(s)} stands for no read"
+                yield f"slot {slot_number(s)} stands for no read"
         elif s not in symbols and s.name != "_training":
-            yield f"{place}{s} is neither an index nor a dim"
-
-
-@lru_cache(maxsize=65536)
-def _kinds(e: sp.Basic) -> frozenset[type]:
-    return frozenset(type(part) for part in sp.preorder_traversal(e))
+            yield f"{s} is neither an index nor a dim"
 
 
 def _roots(graph: Graph, known: set[str]) -> Iterator[str]:

@@ -32,7 +32,9 @@ def lay_out(graph: Graph, sizes: Sizes) -> Graph:
         if not isinstance(node, Formula):
             nodes.append(node)
             continue
-        f = replace(node, reads=tuple(_followed(read, moved) for read in node.reads))
+        f = node
+        if not moved.keys().isdisjoint(node.tensors):
+            f = replace(node, reads=tuple(_followed(read, moved) for read in node.reads))
         laid = None
         if not graph.is_recurrent(f.out):
             known = any(name in moved for name in f.tensors)
