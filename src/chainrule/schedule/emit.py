@@ -27,6 +27,7 @@ from chainrule.schedule.storage import (
 )
 from chainrule.schedule.task import PART, Task, fresh, identity_of
 from chainrule.schedule.tree import Branch, Ground, Twig
+from chainrule.schedule.unroll import unrolled
 
 
 @dataclass
@@ -87,7 +88,7 @@ def body_of(
             _accumulate(t, task, steps, first, work)
         elif first < len(path):  # a product whose parts the steps of a recurrence add
             _clear(t, task, steps, first, work)
-    return tuple(_leaves(tree, work)), tuple(work.buffers)
+    return tuple(unrolled(_leaves(tree, work))), tuple(work.buffers)
 
 
 def _leaves(nodes: Sequence[Branch | Twig], work: Kernelwork) -> Iterator[Leaf]:

@@ -52,6 +52,9 @@ FAR_ROWS = 128
 """What a block should at least divide of a product's rows or columns: of one whose other operand lies in the
 second-level cache, and of one whose operand is farther away."""
 
+STEP_ROWS = 16
+"""The same for a product in a recurrence, whose other operand is read again in the next step."""
+
 FAR_BYTES = 1 << 20
 
 SHARES = 16
@@ -135,6 +138,7 @@ class Planner:
     place: dict[int, int] = field(default_factory=dict)
     parts: dict[int, tuple[Task, Task]] = field(default_factory=dict)  # task: its partial, and their sum
     sums: dict[int, int] = field(default_factory=dict)  # task: the draft that adds its partials
+    shares: dict[int, int] = field(default_factory=dict)  # task: the draft that computes them
 
     def put(self, t: int) -> None:
         """Task `t` into the latest draft that it may join, else into a new one."""
@@ -143,7 +147,7 @@ class Planner:
             if t not in self.place:
                 self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
             return
-        earliest = max((self.place[p] for p in self.links.before[t]), default=0)
+        earliest = max((self.done(p, t) for p in self.links.before[t]), default=0)
         if not self.serial and self.join(t, earliest):
             return
         tiny = self.serial or self.costs[t] < TINY_NS
@@ -161,6 +165,12 @@ class Planner:
             return
         index = max(options, key=lambda i: (self.gain(t, i), -options.index(i)))
         self.add(t, len(self.drafts), index.symbol, Draft(index))
+
+    def done(self, p: int, t: int) -> int:
+        """The draft after which, or in which, `t` may run for all that `p` does: what overwrites what a partial result
+        reads need not wait for the sum."""
+        reads = any(read.tensor == self.links.tasks[p].out for read in self.links.tasks[t].reads)
+        return self.place[p] if reads else self.shares.get(p, self.place[p])
 
     def put_circle(self, members: Sequence[int]) -> None:
         """All of a recurrence into one draft, for its steps follow each other: blocks divide what all of it has in
@@ -345,6 +355,7 @@ class Planner:
         self.parts[t] = (part, task_of(total, self.tensors))
         draft.tasks.append(t)
         draft.opened[t] = index.symbol
+        self.shares[t] = at
         # the sum runs in a later kernel without blocks
         for later in range(at + 1, len(self.drafts)):
             if self.drafts[later].index is None:
@@ -388,7 +399,7 @@ class Planner:
         groups = (contraction.rows, contraction.columns, contraction.inner)
         mine = next(group for group in groups if symbol in {i.symbol for i in group})
         beside = self.sizes.points(i.extent for i in mine if i.symbol != symbol)  # of what one index gives
-        rows = TILE_ROWS
+        rows = STEP_ROWS if self.links.tasks[t].circles else TILE_ROWS
         if mine is not contraction.inner:
             extent = next(i.extent for i in mine if i.symbol == symbol)
             if extent.is_Integer:
