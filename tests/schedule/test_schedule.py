@@ -114,6 +114,18 @@ def test_long_rows_are_one_kernel_whose_blocks_divide_the_rows(rows: Graph) -> N
     assert len(kernels[0].formulas) > 3 and len(kernels) <= 3  # partial results are added in a second
 
 
+def test_an_update_of_what_partial_results_read_does_not_wait_for_their_sum() -> None:
+    text = """model m():
+    param x[4096, 10] ~ normal(1)
+    input w[4096, 10]
+    y = layer_norm(x)
+    loss = sum[n, k] (y[n, k] - w[n, k])^2
+"""
+    graph = derive(Source(text, "m.graph"), Options("train", optimizer="sgd")).graph
+    rows, *rest = schedule(graph, training=True).kernels
+    assert "x.next" in rows.formulas and not any(kernel.block for kernel in rest)
+
+
 def test_what_stands_still_in_a_sum_leaves_a_product_behind() -> None:
     g = Builder(n=24, i=16, o=16)
     for name, letters in (("x", "ni"), ("W", "io"), ("g", "n")):
