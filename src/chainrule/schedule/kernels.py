@@ -52,6 +52,9 @@ FAR_ROWS = 128
 """What a block should at least divide of a product's rows or columns: of one whose other operand lies in the
 second-level cache, and of one whose operand is farther away."""
 
+STEP_ROWS = 16
+"""The same for a product in a recurrence, whose other operand is read again in the next step."""
+
 FAR_BYTES = 1 << 20
 
 SHARES = 16
@@ -396,7 +399,7 @@ class Planner:
         groups = (contraction.rows, contraction.columns, contraction.inner)
         mine = next(group for group in groups if symbol in {i.symbol for i in group})
         beside = self.sizes.points(i.extent for i in mine if i.symbol != symbol)  # of what one index gives
-        rows = TILE_ROWS
+        rows = STEP_ROWS if self.links.tasks[t].circles else TILE_ROWS
         if mine is not contraction.inner:
             extent = next(i.extent for i in mine if i.symbol == symbol)
             if extent.is_Integer:
