@@ -5,7 +5,7 @@ import pytest
 
 from chainrule.errors import ChainruleError
 from chainrule.ir.validate import validate
-from chainrule.lang import apply_optimizer, definitions, optimizer_names
+from chainrule.lang import apply_optimizer, definitions, optimizer_names, optimizers
 from chainrule.reference import evaluate, updated
 from chainrule.source import Source
 from tests.lang.texts import graph
@@ -131,3 +131,29 @@ def test_a_models_own_optimizer_goes_before_the_librarys_and_calls_its_functions
     assert any("half" in node.out for node in made.nodes)
     with pytest.raises(ChainruleError, match="did you mean 'sgd'"):
         apply_optimizer(graph(TEXT), GRADIENTS, "sgdd", {}, known)
+
+
+ALIKE = """
+model m:
+    param A[3] ~ zeros
+    param B[3] ~ zeros
+    param C[2, 3] ~ zeros
+    param D[3] ~ zeros
+    input a[3]
+    input b[3]
+    input c[2, 3]
+    loss = sum(A) + sum(B) + sum(C) + sum(D)
+"""
+
+
+@pytest.mark.parametrize("arguments", [{}, {"clip": 1.0}, {"decay": 0.1}], ids=["plain", "clip", "decay"])
+@pytest.mark.parametrize("name", optimizer_names())
+def test_what_is_repeated_for_a_parameter_is_what_its_text_would_give(name, arguments, monkeypatch):
+    of = {"A": "a", "B": "b", "C": "c", "D": "a"}  # D has A's gradient
+    repeated = apply_optimizer(graph(ALIKE), of, name, arguments)
+    monkeypatch.setattr(optimizers, "_repeated", lambda *_: False)
+    anew = apply_optimizer(graph(ALIKE), of, name, arguments)
+    assert repeated == anew
+    assert [node.origin for node in repeated.nodes] == [node.origin for node in anew.nodes]
+    assert [state.tensor.origin for state in repeated.states] == [state.tensor.origin for state in anew.states]
+    assert [[i.name for i in f.indices] for f in repeated.nodes] == [[i.name for i in f.indices] for f in anew.nodes]

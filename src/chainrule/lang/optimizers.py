@@ -7,23 +7,25 @@ decided here, by their values, so that what is not asked for leaves no formula.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import sympy as sp
 
 from chainrule.errors import ChainruleError, SourceError, Span, nearest
 from chainrule.ir.expression import index_symbol, slot
 from chainrule.ir.formula import Access, Formula, Index, Origin, Reduce
-from chainrule.ir.graph import Graph, Scalar, State, Tensor, Update
+from chainrule.ir.graph import Graph, Node, Scalar, State, Tensor, Update
+from chainrule.ir.rename import amend
 from chainrule.lang import static
 from chainrule.lang import syntax as s
 from chainrule.lang.declarations import double
-from chainrule.lang.draft import Draft, Scope, Static
+from chainrule.lang.draft import Draft, Scope, Static, renamed
 from chainrule.lang.elaborate import run
 from chainrule.lang.library import library
 from chainrule.lang.models import Argument, argument_value
 
-STEP = "step"
+STEP, NORM = "step", "norm"
 
 
 Definitions = Mapping[str, s.AnyDefinition]
@@ -66,9 +68,16 @@ def apply_optimizer(
             default = 1.0 if name == STEP else double(value, definition.span)
             draft.scalars[scalars[name]] = Scalar(scalars[name], default)
             draft.tensors[scalars[name]] = Tensor(scalars[name], ())
+    made: dict[object, _Made | None] = {}
     for param in graph.params:
-        if param.tensor.name in gradients:
-            _instantiate(draft, definition, known, param.tensor, values, scalars)
+        w = param.tensor
+        if w.name not in gradients:
+            continue
+        g = draft.tensors[gradients[w.name]]
+        kind = w.shape, w.dtype, g.shape, g.dtype, draft.axis_names.get(g.name)
+        like = made.get(kind)
+        if like is None or not _repeated(draft, like, w.name):
+            made[kind] = _made(draft, definition, known, w, values, scalars)
     return _joined(graph, draft)
 
 
@@ -134,9 +143,69 @@ def _instantiate(
     run(scope, definition.body)
 
 
+@dataclass(frozen=True)
+class _Made:
+    """What the optimizer's text became for one parameter: for another of its kind, all but the names is the same."""
+
+    w: str
+    g: str
+    path: str
+    nodes: tuple[Node, ...]
+    states: tuple[tuple[Tensor, float], ...]
+    updates: tuple[tuple[str, str], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (*(node.out for node in self.nodes), *(tensor.name for tensor, _ in self.states))
+
+
+def _made(draft: Draft, definition: s.Definition, known: Definitions, w: Tensor, *values: Any) -> _Made | None:
+    """The optimizer's text for `w`, written into `draft`; None where it also made sizes."""
+    nodes, states, updates, dims = len(draft.nodes), len(draft.states), len(draft.updates), len(draft.dims)
+    _instantiate(draft, definition, known, w, *values)
+    made = _Made(
+        w.name,
+        draft.gradient_of[w.name],
+        f"{definition.name}.{w.name}",
+        tuple(node for node in draft.nodes[nodes:] if node.origin.layer != NORM),  # that is made once for all
+        tuple(draft.states.values())[states:],
+        tuple(draft.updates.items())[updates:],
+    )
+    return made if len(draft.dims) == dims else None
+
+
+def _repeated(draft: Draft, made: _Made, w: str) -> bool:
+    """Write what was `made` into `draft` for the parameter `w`; False, and nothing, where its names are not free."""
+    path = made.path.removesuffix(made.w) + w
+    names = {made.w: w, made.g: draft.gradient_of[w]}
+    for name in made.names:
+        for old, new in ((made.path, path), (made.w, w)):
+            if name.startswith(f"{old}."):
+                names[name] = new + name.removeprefix(old)
+                break
+    fresh = [names.get(name) for name in made.names]
+    if any(name is None or name in draft.tensors or name in draft.dims for name in fresh):
+        return False
+
+    def moved(origin: Origin) -> Origin:
+        return replace(origin, layer=path + origin.layer.removeprefix(made.path))
+
+    for tensor, start in made.states:
+        state = replace(tensor, name=names[tensor.name], origin=moved(tensor.origin))
+        draft.states[state.name] = draft.give(state), start
+    for node in made.nodes:
+        again = renamed(node, names)
+        span = node.origin.span or Span("library/optimizers.graph", 1)
+        origin = moved(node.origin)
+        draft.emit(amend(again, origin=origin) if isinstance(again, Formula) else replace(again, origin=origin), span)
+    for store, value in made.updates:
+        draft.updates[names.get(store, store)] = names.get(value, value)
+    return True
+
+
 def _norm(draft: Draft, gradients: Mapping[str, str]) -> str:
     """The norm of all gradients together: the root of the sum of their squares' sums, made once."""
-    origin = Origin(layer="norm")
+    origin = Origin(layer=NORM)
     parts: list[Access] = []
     span = Span("library/optimizers.graph", 1)
     for name in dict.fromkeys(gradients.values()):
