@@ -30,8 +30,8 @@ TINY_NS = 2_000.0
 SERIAL_NS = 30_000.0
 """A program below this runs faster on one core than threads can meet."""
 
-LONG_NS = 3_000.0
-"""A kernel without blocks that takes this long, of which a launch is a sixtieth, ends where it would repeat itself from
+LONG_NS = 2_000.0
+"""A kernel without blocks that takes this long, of which a launch is a fortieth, ends where it would repeat itself from
 its start; at half as much again at any repetition, at twice as much anywhere. So deep networks of small layers have
 many equal kernels, and short ones: each is compiled once."""
 
