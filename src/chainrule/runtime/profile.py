@@ -18,6 +18,7 @@ from chainrule.executable import Entry, Launch, evaluate
 from chainrule.runtime.buffers import Plan, address, aligned
 from chainrule.runtime.step import Runner
 from chainrule.runtime.tape import Words
+from chainrule.runtime.values import as_array
 
 KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 CHUNK = 20_000  # nanoseconds of calls between two looks at the clock, at least
@@ -56,6 +57,7 @@ def profile(runner: Runner, inputs: Mapping[str, Any], repeat: int = 20) -> Prof
     """Time a step of `runner`, and each of its launches alone. Raises ChainruleError as a step does."""
     store, executable = runner.store, runner.executable
     params, states, clock = dict(store.params), dict(store.states), store.clock.copy()
+    inputs = {name: as_array(name, value) for name, value in inputs.items()}  # kernels read some where they lie
     runner.run(inputs)
     whole = nanoseconds(lambda: runner.run(inputs), repeat)
     binding = runner.last
