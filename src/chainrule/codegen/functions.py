@@ -263,8 +263,11 @@ def _erf(x: Any) -> Any:
     a = _magnitude(x)
     near = muladd(x, _polynomial(table.ERF_FLOAT32, x * x), x)
     a = _where(a > 4.0, constant(x, 4.0), a)
-    s, r = _reduce_normal(_polynomial([-c for c in table.ERFC_FLOAT32], a))
-    far = muladd(-s, _exp_reduced(r), constant(x, 1.0))
+    e = _polynomial([-c for c in table.ERFC_FLOAT32], a)  # log2(1 - erf a)
+    magic = constant(x, 1.5 * 2.0**23 + BIAS["float32"])
+    shifted = e + magic
+    power = _polynomial((1.0, *table.ERFC_POWER_FLOAT32), e - (shifted - magic))
+    far = muladd(-of_bits(bits_of(shifted) << 23), power, constant(x, 1.0))
     return _where(a < 1.0, near, _with_sign(far, x))
 
 

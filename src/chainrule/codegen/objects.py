@@ -57,7 +57,7 @@ __all__ = [
 ]
 __all__ += ["compile_object", "compile_objects", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
 
-FORMAT = 5  # part of every symbol: change it with anything here that changes the code of equal sources
+FORMAT = 6  # part of every symbol: change it with anything here that changes the code of equal sources
 
 LIBM = frozenset({
     "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "pow", "sin", "cos", "tan", "asin", "acos", "atan",
