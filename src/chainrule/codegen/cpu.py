@@ -108,9 +108,11 @@ def printed(program: Program, element: Element, target: Target) -> list[KernelSo
     result = []
     for kernel in program.kernels:
         form = form_of(kernel, buffers, dims)
-        if form.key not in first:
-            first[form.key] = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target)
-        result.append(_bound(*first[form.key], form))
+        found = first.get(form.key)
+        if found is None:
+            found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target)
+            first[form.key] = found
+        result.append(_bound(*found, form))
     return result
 
 

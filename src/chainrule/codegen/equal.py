@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, assert_never
 
 import sympy as sp
@@ -26,7 +27,8 @@ class Form:
     key: all of it, hashable. buffers, dims: the numbers by what they stand for in this kernel.
     """
 
-    known: Mapping[str, Buffer]  # the program's and the kernel's own
+    own: Mapping[str, Buffer]  # the kernel's
+    known: Mapping[str, Buffer]  # the program's
     over: frozenset[sp.Symbol]  # the program's dims
     key: Any = ()
     buffers: dict[str, int] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class Form:
         if name in self.buffers:
             return self.buffers[name]
         self.buffers[name] = len(self.buffers)
-        buffer = self.known.get(name)
+        buffer = self.own.get(name) or self.known.get(name)
         if buffer is None:
             return name
         special = buffer.name if buffer.space in SPECIAL else ""
@@ -79,17 +81,20 @@ class Form:
 
     def expression(self, e: sp.Basic) -> sp.Basic:
         """`e`, the dims in it called by number."""
-        if not e.args and e not in self.over:
-            return e
-        found = sorted(e.free_symbols & self.over, key=lambda s: s.name)
+        found = _dims_in(e, self.over)
         for dim in found:
             self.dims.setdefault(dim, dim_symbol(f"_{len(self.dims)}"))
         return e.xreplace({dim: self.dims[dim] for dim in found}) if found else e
 
 
+@lru_cache(maxsize=65536)
+def _dims_in(e: sp.Basic, over: frozenset[sp.Symbol]) -> tuple[sp.Symbol, ...]:
+    return tuple(sorted(e.free_symbols & over, key=lambda s: s.name))
+
+
 def form_of(kernel: Kernel, buffers: Mapping[str, Buffer], dims: frozenset[sp.Symbol]) -> Form:
     """The form of `kernel`. buffers: the program's; what lies in them is told apart, where they lie is not."""
-    form = Form({**buffers, **{buffer.name: buffer for buffer in kernel.locals}}, dims)
+    form = Form({buffer.name: buffer for buffer in kernel.locals}, buffers, dims)
     block = kernel.block
     blocks = () if block is None else (block.number, block.first, block.last, block.extent, sp.Integer(block.size))
     form.key = form.expressions(blocks), tuple(map(form.leaf, kernel.body))

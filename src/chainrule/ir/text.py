@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 import sympy as sp
 
 from chainrule.ir.expression import ATOM, IF, OR, PRODUCT, TRAINING, expression_text, is_slot, slot
 from chainrule.ir.formula import Access, DType, Formula, free_symbols
+from chainrule.ir.rename import amend
 
 
 def names_of(f: Formula) -> dict[sp.Basic, str]:
@@ -77,6 +80,26 @@ def formula_text(f: Formula) -> str:
 
 def equation_text(f: Formula) -> str:
     """`f` as a person writes it, without ranges: for pictures, comments and traces."""
+    indices = tuple(index.name for index in f.indices)
+    if any(not read.indices and read.tensor in indices for read in f.reads):  # an index gives way to such a name
+        return _equation_text(f)
+    numbers = {name: f"_{k}" for k, name in enumerate(dict.fromkeys((*f.tensors, f.out)))}
+    reads = tuple(Access(numbers[read.tensor], read.indices, read.outside) for read in f.reads)
+    text = _equation_pattern(amend(f, out=numbers[f.out], reads=reads), indices)
+    names = tuple(numbers)
+    return _NUMBER.sub(lambda found: names[int(found[1])], text)
+
+
+_NUMBER = re.compile(r"(?<![\w.])_(\d+)(?![\w.])")  # no user's name starts with an underscore
+
+
+@lru_cache(maxsize=4096)  # equal layers read the same, but for the names of tensors
+def _equation_pattern(f: Formula, indices: tuple[str, ...]) -> str:
+    """indices: what `f` calls its indices, which equality leaves out."""
+    return _equation_text(f)
+
+
+def _equation_text(f: Formula) -> str:
     names = names_of(f)
     left = f"{f.out}[{', '.join(names[a.symbol] for a in f.axes)}]" if f.axes else f.out
     if not f.over:
