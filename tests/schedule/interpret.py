@@ -153,6 +153,7 @@ def product(p: Product, memory: dict[str, np.ndarray], names: dict[sp.Basic, Any
 
     scale = value(p.scale, names)
     for at in over((*p.batch, *p.rows, *p.columns), dict(names)):
-        total = sum(read(p.left, memory, n) * read(p.right, memory, n) for n in over(p.inner, at))
+        needed = (n for n in over(p.inner, at) if all(value(c, n) for c in p.where))
+        total = sum(read(p.left, memory, n) * read(p.right, memory, n) for n in needed)
         old = read(p.target, memory, at) if p.accumulate else 0.0
         write(p.target, old + scale * total, memory, at)

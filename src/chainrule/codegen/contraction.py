@@ -16,6 +16,7 @@ from chainrule.codegen.epilogue import is_matrix
 from chainrule.codegen.expressions import Symbol, real
 from chainrule.codegen.flatten import LEAST, Guard, clipped, flat_position, merged, unguarded
 from chainrule.codegen.kernel import Writer
+from chainrule.codegen.operand import Bound, Index
 from chainrule.codegen.product import EPILOGUE, SMALL, Extent, Operand, Shape, Way, calls, choose, product_lines
 from chainrule.codegen.statement import comment_of, write_statement
 from chainrule.ir.expression import index_symbol, product, slot
@@ -23,6 +24,8 @@ from chainrule.ir.formula import Access, DType, Reduce
 from chainrule.ir.program import Buffer, Leaf, Loop, Product, Range, Statement
 
 OWN = (
+    "from",
+    "to",
     "full",
     "whole",
     "row",
@@ -133,6 +136,7 @@ def _counted(leaf: Product, w: Writer) -> Product:
         rows=counted(leaf.rows),
         columns=counted(leaf.columns),
         inner=counted(leaf.inner),
+        where=tuple(c.xreplace(places) for c in leaf.where),
     )
 
 
@@ -227,6 +231,7 @@ def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: 
         prefix=prefix,
         panel=_panel(way, leaf, w),
         epilogue=after is not None,
+        bounds=_bounds(leaf, row, column, w),
     )
     if comment := comment_of(leaf.origin):
         w.line(f"# {comment}")
@@ -241,6 +246,22 @@ def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: 
     w.written.add(leaf.target.tensor)
     _closed(list(names), w)
     return after is not None
+
+
+def _bounds(leaf: Product, row: Range, column: Range, w: Writer) -> tuple[Bound, ...]:
+    """What the leaf's conditions say of the tile's own loops."""
+    if len(leaf.inner) != 1:
+        return ()
+    own: dict[sp.Basic, Index] = {row.symbol: "row", column.symbol: "column", leaf.inner[0].symbol: "inner"}
+    found = []
+    for condition in leaf.where:
+        room = sp.expand(condition.gts - condition.lts)
+        low = [name for s, name in own.items() if room.coeff(s, 1) == -1]
+        high = [name for s, name in own.items() if room.coeff(s, 1) == 1]
+        shift = room.xreplace(dict.fromkeys(own, sp.S.Zero))
+        if len(low) == len(high) == 1:
+            found.append(Bound(low[0], high[0], w.integer(shift)))
+    return tuple(found)
 
 
 START = sp.Symbol("_column", integer=True, nonnegative=True)  # where a panel starts

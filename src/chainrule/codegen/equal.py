@@ -54,7 +54,8 @@ class Form:
                 accesses = tuple(map(self.access, (node.target, node.left, node.right)))
                 groups = (node.rows, node.columns, node.inner, node.batch)
                 ranges = tuple(tuple(map(self.range, group)) for group in groups)
-                return accesses, ranges, self.expression(node.scale), node.accumulate
+                where = tuple(map(self.expression, node.where))
+                return accesses, ranges, self.expression(node.scale), node.accumulate, where
             case _:
                 assert_never(node)
 

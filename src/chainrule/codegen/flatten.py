@@ -120,6 +120,7 @@ def merged(leaf: Product, guards: Sequence[Guard], w: Writer) -> Product:
                     target=leaf.target.renamed(names),
                     left=leaf.left.renamed(names),
                     right=leaf.right.renamed(names),
+                    where=tuple(c for c in leaf.where if c.free_symbols.isdisjoint({a.symbol, b.symbol})),
                 )
                 return merged(_with(made, kind, rest), guards, w)
     return leaf

@@ -68,6 +68,18 @@ class Way:
     depth: int | None = None
 
 
+Index = Literal["row", "column", "inner"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """``low <= high + shift``: what a tile may leave out is where this does not hold."""
+
+    low: Index
+    high: Index
+    shift: str
+
+
 @dataclass(frozen=True)
 class Leaf:
     """A product to print; of a part of the inner indices where `around` is the whole range."""
@@ -84,6 +96,7 @@ class Leaf:
     prefix: str
     panel: str
     around: Extent | None = None
+    bounds: tuple[Bound, ...] = ()
 
     def name(self, of: str) -> str:
         return f"{self.prefix}_{of}"

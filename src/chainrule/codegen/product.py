@@ -23,6 +23,7 @@ from dataclasses import replace
 
 from chainrule.codegen.operand import (
     EPILOGUE,
+    Bound,
     Extent,
     Leaf,
     Operand,
@@ -39,7 +40,7 @@ from chainrule.codegen.operand import (
 from chainrule.codegen.packing import pack_right
 from chainrule.codegen.target import Target
 
-__all__ = ["EPILOGUE", "Extent", "Operand", "Shape", "Way", "calls", "choose", "product_lines"]
+__all__ = ["EPILOGUE", "Bound", "Extent", "Operand", "Shape", "Way", "calls", "choose", "product_lines"]
 
 SMALL = 512  # multiplications: below, a tile's edges cost more than they save
 MIDDLE = 2**20  # above, OpenBLAS's packing of both operands may pay
@@ -127,13 +128,14 @@ def product_lines(
     prefix: str = "p",
     panel: str = "",
     epilogue: bool = False,
+    bounds: tuple[Bound, ...] = (),
 ) -> list[str]:
     """The leaf's source, unindented. prefix: what the leaf's own variables start with; panel: the scratch view.
 
     `scale` is an expression of the element's type. Names that it calls: `calls`. epilogue: mark with a line EPILOGUE
-    where the columns from ``<prefix>_column`` to ``<prefix>_end`` are done.
+    where the columns from ``<prefix>_column`` to ``<prefix>_end`` are done. bounds: what may be left out.
     """
-    leaf = Leaf(way, target, left, right, rows, columns, inner, scale, accumulate, prefix, panel)
+    leaf = Leaf(way, target, left, right, rows, columns, inner, scale, accumulate, prefix, panel, bounds=bounds)
     if way.method == "direct":
         raise ValueError("a direct product is plain loops, which the caller prints")
     return list(_blas(leaf) if way.method == "blas" else _tiled(leaf, epilogue))
@@ -245,12 +247,33 @@ def _tile(leaf: Leaf, row: str, column: str, height: int, vectors: int, columns:
         here, count = f"{right.view}, {place(right, '0', column)}", columns
     places = f"{sums}, {left.view}, {place(left, row, '0')}, {left.row}, {here}"
     body = [f"{sums} = rank1({places})" if whole else f"{sums} = rank1_part({places}, {rows}, {count})"]
-    yield from inner_loops(leaf, [*body, f"{k} += 1"] if counted else body)
+    lines, bounded = _bounded(leaf, row, column, height, vectors)
+    yield from lines
+    yield from inner_loops(bounded, [*body, f"{k} += 1"] if counted else body)
     scale = leaf.scale
     if around is not None and scale not in ("1.0", "float32(1.0)"):
         one = "float32(1.0)" if scale.startswith("float32(") else "1.0"
         scale = f"({scale} if {leaf.inner[0].stop} == {around.stop} else {one})"
     yield f"{_store(leaf)}({sums}, {into}, {scale}, {rows}, {columns})"
+
+
+def _bounded(leaf: Leaf, row: str, column: str, height: int, vectors: int) -> tuple[list[str], Leaf]:
+    """The leaf whose inner loop is as short as its bounds allow in one tile, and the lines that say how short."""
+    if not leaf.bounds or len(leaf.inner) != 1:
+        return [], leaf
+    (inner,) = leaf.inner
+    first, last = leaf.name("from"), leaf.name("to")
+    least = {"row": row, "column": column}
+    greatest = {"row": f"{row} + {height - 1}", "column": f"{column} + {vectors * leaf.way.lanes - 1}"}
+    lines = [f"{first} = {inner.start}", f"{last} = {inner.stop}"]
+    for b in leaf.bounds:
+        if b.low == "inner":
+            lines.append(f"{last} = minimum({last}, {plus(greatest[b.high], b.shift, '1')})")
+        elif b.high == "inner":
+            lines.append(f"{first} = maximum({first}, {minus(least[b.low], b.shift)})")
+        else:
+            lines.append(f"{last} = {last} if {least[b.low]} <= {plus(greatest[b.high], b.shift)} else {first}")
+    return lines, replace(leaf, inner=(Extent(inner.name, first, last),))
 
 
 def _blas(leaf: Leaf) -> Iterator[str]:

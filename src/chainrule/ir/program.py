@@ -68,6 +68,8 @@ class Product:
 
     `rows` index target and left, `columns` target and right, `inner` left and right; `batch` all three. Accesses are
     affine in the ranges' symbols and in what is open around the leaf; their `outside` is None or 0 (padding).
+    where: conditions on the ranges' symbols; a term or a place where one does not hold may be left out (a
+    place then is 0), for an operand is 0 there, or nobody looks.
     """
 
     target: Access
@@ -79,6 +81,7 @@ class Product:
     batch: tuple[Range, ...] = ()
     scale: sp.Expr = sp.S.One
     accumulate: bool = False
+    where: tuple[sp.Basic, ...] = ()
     origin: Origin = field(default=Origin(), compare=False)
     text: str = field(default="", compare=False)
 

@@ -92,7 +92,8 @@ def product_text(p: Product, names: Mapping[sp.Basic, str]) -> str:
         if part
     )
     sign = "+=" if p.accumulate else "="
-    return f"product {access_text(p.target, shown)} {sign} {scale}{left} * {right}  ({groups})"
+    where = "".join(f" where {expression_text(c, shown)}" for c in p.where)
+    return f"product {access_text(p.target, shown)} {sign} {scale}{left} * {right}{where}  ({groups})"
 
 
 def _range_text(r: Range, names: Mapping[sp.Basic, str]) -> str:

@@ -223,6 +223,7 @@ def _product(t: int, work: Kernelwork) -> Product:
         inner=of(inner),
         scale=c.scale.xreplace(names),
         accumulate=len(inner) < len(c.inner),
+        where=tuple(m.xreplace(names) for m in work.ground.masks.get(t, ()) if m.free_symbols <= ranges.keys()),
         origin=task.formula.origin,
         text=task.text,
     )

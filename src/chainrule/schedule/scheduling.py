@@ -16,6 +16,7 @@ from chainrule.schedule.emit import body_of
 from chainrule.schedule.ending import end_early
 from chainrule.schedule.kernels import Draft, Plan, planner_of
 from chainrule.schedule.layout import lay_out
+from chainrule.schedule.masks import masked
 from chainrule.schedule.tree import Ground, Item, build
 from chainrule.schedule.work import Work, work_of
 
@@ -37,6 +38,7 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
     needed = needed_of(plan, work)
     taken = set(plan.tensors)
     dims = list(graph.dims)
+    masks = masked(plan.links.tasks, plan.contractions, frozenset(of for _, of in work.outputs))
     kernels = []
     for at, draft in enumerate(plan.drafts):
         if not draft.tasks:
@@ -45,7 +47,7 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
         if draft.blocks is not None and draft.index is not None:
             blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
             dims.append(Dim(draft.blocks.name, definition=blocks))
-        kernels.append(kernel_of(draft, size, plan, typical, needed[at], stored, taken))
+        kernels.append(kernel_of(draft, size, plan, typical, needed[at], stored, taken, masks))
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
     program = Program(
         name=graph.name,
@@ -78,12 +80,19 @@ def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
 
 
 def kernel_of(
-    draft: Draft, size: int, plan: Plan, sizes: Sizes, needed: set[str], stored: Mapping[str, str], taken: set[str]
+    draft: Draft,
+    size: int,
+    plan: Plan,
+    sizes: Sizes,
+    needed: set[str],
+    stored: Mapping[str, str],
+    taken: set[str],
+    masks: Mapping[int, tuple[sp.Basic, ...]],
 ) -> Kernel:
     links = plan.links
     tasks = [links.tasks[t] for t in draft.tasks]
     contractions = {t: plan.contractions[t] for t in draft.tasks if t in plan.contractions}
-    ground = Ground(links, contractions, dict(draft.opened), sizes)
+    ground = Ground(links, contractions, dict(draft.opened), sizes, masks)
     tree = build([Item(t, links.tasks[t].free) for t in draft.tasks], ground)
     block = None
     if draft.index is not None:

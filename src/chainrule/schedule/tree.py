@@ -78,6 +78,7 @@ class Ground:
     contractions: Mapping[int, Contraction]
     block: Mapping[int, sp.Symbol]  # of each task the index that the kernel's blocks divide
     sizes: Sizes
+    masks: Mapping[int, tuple[sp.Basic, ...]] = field(default_factory=dict)  # of products: what of them is needed
 
     def may_open(self, item: Item) -> list[Index]:
         """The indices of `item` that may be the next loop around it."""
