@@ -10,10 +10,10 @@ import pytest
 from chainrule.runtime import results
 from chainrule.runtime.buffers import LENT, address
 from chainrule.runtime.results import ALONE, Lent
-from chainrule.runtime.step import IN_PLACE
+from chainrule.runtime.step import IN_PLACE, Runner
 from chainrule.runtime.store import Store
 from chainrule.runtime.tape import Uses
-from tests.runtime.programs import regression
+from tests.runtime.programs import chain, regression, walker
 from tests.runtime.test_step import Foreign, reference, runner
 
 ROWS = max(LENT, IN_PLACE) // 4 + 3
@@ -109,3 +109,17 @@ def test_a_result_may_be_the_next_input():
         expected = (x - Y).sum(1)
         assert np.allclose(s, expected, rtol=1e-3, atol=1e-3)
         x = np.stack([s, s, s], 1)
+
+
+def test_threads_meet_where_a_result_is_read_again_wherever_it_lies():
+    one = Runner(*chain(6, ROWS, cost=1e6), Store(1), walker(), threads=2)
+    x = np.random.default_rng(1).normal(size=ROWS).astype(np.float32)
+    held = []
+    for k in range(1, 5):
+        expected, other = 1.5 * k * x, None
+        for _ in range(6):
+            expected, other = 0.5 * expected + k * x, expected
+        found = one.run({"x": k * x})
+        held.append(found["b"])
+        assert np.allclose(found["a"], expected, rtol=1e-5) and np.allclose(found["b"], other, rtol=1e-5)
+    assert np.allclose(held[3], 4 * held[0], rtol=1e-5)
