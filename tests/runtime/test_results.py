@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from chainrule.errors import ChainruleError
 from chainrule.runtime import results
 from chainrule.runtime.buffers import LENT, address
 from chainrule.runtime.results import ALONE, Lent
@@ -99,6 +100,42 @@ def test_where_holders_cannot_be_counted_every_result_has_memory_of_its_own(monk
     lent.bind(Uses(table, (1, 3)))
     first, second = lent.next(), lent.next()
     assert address(first) != address(second) == table[1] == table[3] and not table[0] and not table[2]
+
+
+@pytest.mark.parametrize("form", ["as it is", "on a line", "between elements", "with gaps"])
+def test_results_go_to_the_arrays_that_are_given(form):
+    one, two = runner(Store(1), regression), np.zeros((ROWS, 2), np.float32)
+    out = two[:, 0] if form == "with gaps" else FORMS[form](two[:, 0].copy())
+    held = one.run({"x": X, "y": Y})["s"]
+    expected, kept = (2 * X - Y).sum(1), held.copy()
+    found = one.run({"x": 2 * X, "y": Y}, out={"s": out})
+    assert found["s"] is out and np.allclose(out, expected, atol=1e-4) and np.array_equal(held, kept)
+    again = one.run({"x": -X, "y": Y})["s"]
+    assert np.allclose(out, expected, atol=1e-4) and np.allclose(again, (-X - Y).sum(1), atol=1e-4)
+
+
+def test_a_result_may_go_over_an_input():
+    one, x = runner(Store(1), regression), X.copy()
+    over = x.reshape(-1)[:ROWS]
+    one.run({"x": x, "y": Y}, out={"s": over})
+    assert np.allclose(over, (X - Y).sum(1), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ({"t": np.zeros(ROWS, np.float32)}, "no output 't'"),
+        ({"s": np.zeros(ROWS)}, "float64"),
+        ({"s": np.zeros(ROWS + 1, np.float32)}, "the result is float32"),
+        ({"s": [0.0] * ROWS}, "is list"),
+        ({"s": np.broadcast_to(np.float32(0), ROWS)}, "cannot be written"),
+    ],
+)
+def test_arrays_that_cannot_take_a_result_are_named_with_a_way_out(out, said):
+    one = runner(Store(1), regression)
+    with pytest.raises(ChainruleError, match=said) as caught:
+        one.run({"x": X, "y": Y}, out=out)
+    assert "Way out" in str(caught.value) and one.store.step == 0
 
 
 def test_a_result_may_be_the_next_input():

@@ -87,11 +87,19 @@ class Model:
         return Step(self, options, self._runner(options, threads, seed))
 
     def predict(
-        self, /, *, outputs: Sequence[str] = (), dtype: DType | None = None, threads: int | None = None, **inputs: Any
+        self,
+        /,
+        *,
+        outputs: Sequence[str] = (),
+        dtype: DType | None = None,
+        threads: int | None = None,
+        out: Mapping[str, Array] | None = None,
+        **inputs: Any,
     ) -> dict[str, Array]:
         """The named outputs (default: those that the model declares) in eval mode, as copies.
 
-        Only the inputs upstream of what is asked are needed; the model's others may be given, and are not looked at.
+        out: arrays that outputs are written to, by name, of the shapes and dtypes that these have. Only the inputs
+        upstream of what is asked are needed; the model's others may be given, and are not looked at.
         """
         names = _names(outputs)
         asked = self.dtype, dtype, threads, names
@@ -101,7 +109,7 @@ class Model:
             runner = self._runner(options, threads)
             if options.dtype == self.dtype:  # else the parameters are copied for each call
                 self._asked[asked] = runner
-        return runner.run(_needed(runner, inputs))
+        return runner.run(_needed(runner, inputs), out=out)
 
     def gradients(
         self,

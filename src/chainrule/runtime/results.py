@@ -58,12 +58,12 @@ class Lent:
         self.name, self._shape, self._dtype = name, shape, dtype
         self._blocks = [Block.of(shape, dtype)]
         self._uses: Uses
-        self._now = self._blocks[0]
+        self._now: Block | None = self._blocks[0]
 
     @property
     def array(self) -> Array:
-        """Where the kernels write now."""
-        return self._now.array
+        """Where the kernels write at first."""
+        return self._blocks[0].array
 
     def bind(self, uses: Uses) -> None:
         """The tables that name it: they hold the first block's address."""
@@ -71,10 +71,17 @@ class Lent:
 
     def next(self) -> Array:
         """An array that nobody else holds; the kernels write there from now on."""
-        if _holders(self._now) != ALONE:
-            self._now = next((b for b in self._blocks if _holders(b) == ALONE), None) or self._more()
-            self._uses.point_to(self._now.place)
-        return self._now.array.view()
+        now = self._now
+        if now is None or _holders(now) != ALONE:
+            now = self._now = next((b for b in self._blocks if _holders(b) == ALONE), None) or self._more()
+            self._uses.point_to(now.place)
+        return now.array.view()
+
+    def into(self, given: Array) -> Array:
+        """`given`, C-contiguous and of this shape and dtype: the kernels write there until the next `next`."""
+        self._now = None
+        self._uses.point_to(address(given))
+        return given
 
     def _more(self) -> Block:
         self._blocks = [*self._blocks[1 - BLOCKS :], Block.of(self._shape, self._dtype)]
@@ -82,4 +89,5 @@ class Lent:
 
     def forget(self) -> None:
         """Keep no memory but that in use: another binding's step comes next."""
-        self._blocks = [self._now]
+        self._blocks = self._blocks[:1]
+        self._now = None

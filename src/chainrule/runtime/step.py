@@ -98,22 +98,26 @@ class Runner:
         self._taken: tuple[Any, ...] = ()  # what `_take` points to
 
     def run(
-        self, inputs: Mapping[str, Any], steps: int | None = None, outputs: Sequence[str] | None = None
+        self,
+        inputs: Mapping[str, Any],
+        steps: int | None = None,
+        outputs: Sequence[str] | None = None,
+        out: Mapping[str, Array] | None = None,
     ) -> dict[str, Any]:
         """One step of the program, or `steps` of them in one call; its outputs (or those named) as copies.
 
         With `steps`, an input may have a leading axis of that length, one slice a step, and every output has it.
-        Numbers of rank 0 come as NumPy scalars. Raises ChainruleError before anything changes where an input does not
-        fit or an index is out of range.
+        Numbers of rank 0 come as NumPy scalars. out: arrays by output that one step's results go to. Raises
+        ChainruleError before anything changes where an input does not fit or an index is out of range.
         """
-        if steps is None and outputs is None:
+        if steps is None and outputs is None and not out:
             found = self.again(inputs)
             if found is not None:
                 return found
         arrays = self._arrays(inputs)
         with self.store.lock:
             if steps is None:
-                found = self._one(arrays)
+                found = self._one(arrays, out or {})
             else:
                 found = self._many(arrays, _positive(steps))
         return found if outputs is None else self._chosen(found, outputs)
@@ -181,10 +185,14 @@ class Runner:
             arrays[item.name] = array
         return arrays
 
-    def _one(self, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    def _one(self, arrays: Mapping[str, Array], out: Mapping[str, Array]) -> dict[str, Any]:
         binding = self._bind({name: array.shape for name, array in arrays.items()})
+        self._check_out(binding, out)
         self._prepare(binding, arrays)
-        found = {lent.name: lent.next() for lent in binding.lent}
+        found = {
+            lent.name: lent.into(out[lent.name]) if is_apart(lent.name, out, arrays) else lent.next()
+            for lent in binding.lent
+        }
         code = self._take(dict(arrays))
         places = binding.places
         if code < 0:  # some need to be cast, or moved together
@@ -195,7 +203,29 @@ class Runner:
         if code:
             raise self._out_of_range(binding, places, None)
         found |= {name: view[()] for name, view in binding.numbers}
-        return found | {name: view.copy() for name, view in binding.results}
+        found |= {name: view.copy() for name, view in binding.results}
+        for name, given in out.items():
+            if found[name] is not given:
+                given[...] = found[name]
+        return found | dict(out)
+
+    def _check_out(self, binding: Binding, out: Mapping[str, Array]) -> None:
+        buffers = {item.name: item.buffer for item in self.executable.outputs}
+        for name, given in out.items():
+            if name not in buffers:
+                raise ChainruleError(
+                    f"{self.executable.name} has no output {name!r}\n  {nearest(name, buffers)}"
+                    f"\n  Way out: give arrays for {', '.join(buffers)}"
+                )
+            shape, element = binding.plan.shapes[buffers[name]], self.executable.buffers[buffers[name]].element
+            if not isinstance(given, np.ndarray) or (given.shape, given.dtype.name) != (shape, element):
+                said = f"{given.dtype}{list(given.shape)}" if isinstance(given, np.ndarray) else type(given).__name__
+                raise ChainruleError(
+                    f"out[{name!r}] is {said}, the result is {element}{list(shape)}"
+                    f"\n  Way out: out={{{name!r}: np.empty({shape}, {element!r})}}"
+                )
+            if not given.flags.writeable:
+                raise ChainruleError(f"out[{name!r}] cannot be written to\n  Way out: pass a copy of it")
 
     def _many(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Any]:
         """`steps` steps; inputs with one more axis move on along it."""
@@ -355,6 +385,15 @@ class Runner:
                     f"\n  Way out: ask for {', '.join(found)}"
                 )
         return {name: found[name] for name in outputs}
+
+
+def is_apart(name: str, out: Mapping[str, Array], arrays: Mapping[str, Array]) -> bool:
+    """Whether kernels may write this output into its array in `out`: it lies together, and over nothing else."""
+    given = out.get(name)
+    if given is None or not (given.flags.c_contiguous and given.flags.aligned):
+        return False
+    others = [*arrays.values(), *(array for other, array in out.items() if other != name)]
+    return not any(np.may_share_memory(given, other) for other in others)
 
 
 def _words(rows: int, words: int) -> Words:
