@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 LINUX = sys.platform.startswith("linux")
@@ -23,9 +23,19 @@ FUTEX = 98 if ARM else 202  # the number of the system call
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # private to the process
 
 
+@dataclass(frozen=True)
+class Instruction:
+    """What `routines` writes down for a call, of int64 arguments and an int64 result, as Numba's intrinsics say it."""
+
+    define: Callable[..., Any]
+
+    def emit(self, context: Any, builder: ir.IRBuilder, args: Sequence[ir.Value]) -> ir.Value:
+        signature, emit = self.define(None, *(types.int64 for _ in args))
+        return emit(context, builder, signature, args)
+
+
 def _instruction(define: Callable[..., Any]) -> Callable[..., int]:
-    """An intrinsic of int64 arguments and an int64 result."""
-    return cast(Callable[..., int], intrinsic(define))
+    return cast(Callable[..., int], Instruction(define))
 
 
 def _external(builder: ir.IRBuilder, name: str, result: ir.Type, *parameters: ir.Type) -> ir.Function:

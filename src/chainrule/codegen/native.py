@@ -105,13 +105,13 @@ class _Typing(typing.Context):
 
 
 @cache
-def _context() -> Any:
+def context() -> Any:
     """What emits operations: `contract` everywhere, and division as IEEE has it."""
-    context = _Context(_Typing())
-    context.refresh()
-    context.typing_context.refresh()
-    model = callconv.create_error_model("numpy", context)
-    return context.subtarget(fastmath=cpu.FastMathOptions({"contract"}), error_model=model)
+    made = _Context(_Typing())
+    made.refresh()
+    made.typing_context.refresh()
+    model = callconv.create_error_model("numpy", made)
+    return made.subtarget(fastmath=cpu.FastMathOptions({"contract"}), error_model=model)
 
 
 @cache
@@ -138,12 +138,12 @@ def module_of(
 
     Raises numba's errors, and TypeError, where the function does not compile.
     """
-    context = _context()
-    library = context.codegen().create_library("kernel")
+    within = context()
+    library = within.codegen().create_library("kernel")
     module = library.create_ir_module("kernel")
     module.scales = target.scales  # for `functions`
     kinds = (*map(_type, parameters), types.int64, types.int64)
-    packer = context.get_arg_packer(kinds)
+    packer = within.get_arg_packer(kinds)
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), packer.argument_types), "body")
     body.linkage = "internal"
     body.attributes.add("noinline")  # its parameters are noalias, which inlining would weaken
@@ -151,16 +151,21 @@ def module_of(
     for argument in body.args:
         if isinstance(argument.type, ir.PointerType):
             argument.add_attribute("noalias")  # and aligned as its elements are: an input lies where the caller has it
-    with context.push_code_library(library):
-        _fill(context, body, packer, kinds, tree, space)
-    context.post_lowering(module, library)
+    with within.push_code_library(library):
+        _fill(within, body, packer, kinds, tree, space)
+    within.post_lowering(module, library)
     library.add_ir_module(module)
     _wrap(module, body, dict(zip(names, parameters, strict=False)), symbol)
+    return linked(library)
+
+
+def linked(library: _Library) -> llvm.ModuleRef:
+    """All that Numba built for a library's first module, as one."""
     main, *others = dict.fromkeys(library.everything())
-    linked = llvm.parse_assembly(str(main))
+    module = llvm.parse_assembly(str(main))
     for other in others:
-        linked.link_in(llvm.parse_assembly(str(other)))
-    return linked
+        module.link_in(llvm.parse_assembly(str(other)))
+    return module
 
 
 def _fill(

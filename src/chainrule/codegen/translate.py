@@ -231,10 +231,15 @@ class Translation:
             lasts.append(b.block)
         end = b.append_basic_block()
         for last in lasts:
-            ir.IRBuilder(last).branch(end)
+            self.go(last, end)
         b.position_at_end(start)
         b.cbranch(condition, *firsts)
         b.position_at_end(end)
+
+    def go(self, last: ir.Block, to: ir.Block) -> None:
+        """From the end of one block to another, unless it ends otherwise."""
+        if not last.is_terminated:
+            ir.IRBuilder(last).branch(to)
 
     def choice(self, test: ast.expr, value: ast.expr, other: ast.expr) -> Value:
         """One of two values; the other one is not computed."""
@@ -282,7 +287,7 @@ class Translation:
             b.store(b.add(now, step), value)
             self.assign(name, Value(types.int64, now))
             self.statements(body)
-            b.branch(head)
+            self.go(b.block, head)
         end = b.append_basic_block()
         b.position_at_end(head)
         b.cbranch(more, first, end)

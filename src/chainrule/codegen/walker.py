@@ -1,4 +1,4 @@
-"""The one interpreter of every tape: readable Python, compiled once by Numba to an object like any kernel's.
+"""The one interpreter of every tape: readable Python, compiled once to an object like any kernel's.
 
 The layouts that it walks are in `executable.py`. All threads run `_walk` over the same tape (SPMD): each does its
 part of every divided launch, and they meet at a barrier only where an entry says so. Nothing here allocates or
@@ -10,13 +10,11 @@ milliseconds. The kernel's futex compares the word again before it sleeps, so a 
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import cast
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import cfunc, njit, types
+from numba.core.compiler_lock import global_compiler_lock
 
 from chainrule.codegen.instructions import (
     I64,
@@ -34,6 +32,7 @@ from chainrule.codegen.instructions import (
     wake,
     yield_core,
 )
+from chainrule.codegen.routines import module_of_routines
 from chainrule.executable import (
     STEP_SYMBOL,
     TAKE_SYMBOL,
@@ -47,9 +46,7 @@ from chainrule.executable import (
     Take,
 )
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-# Numba freezes module globals into the code; a plain int spares it the enum.
+# Plain integers, which become constants of the code.
 ENTRY_BYTES, COPY_BYTES, CHECK_BYTES = 8 * Entry.WORDS, 8 * Copy.WORDS, 8 * Check.WORDS
 FUNCTION, TABLE, EXTENT, PARTS, BARRIER, CHUNK, NEXT = (
     8 * field
@@ -78,12 +75,6 @@ OBJECT_KIND, ARRAY_DATA, ARRAY_AXES = int(Layout.KIND), int(Layout.DATA), int(La
 ARRAY_SHAPE, ARRAY_DTYPE, ARRAY_FLAGS, CONTIGUOUS = int(Layout.SHAPE), int(Layout.DTYPE), int(Layout.FLAGS), 1
 
 
-def _compiled(function: F) -> F:
-    """`function` for Numba; division as NumPy's, since a check for zero would raise."""
-    return cast(F, njit(error_model="numpy")(function))
-
-
-@_compiled
 def _wait(word: int, seen: int, asleep: int, spins: int, yields: int) -> None:
     """Until the shared `word` is no longer `seen`; `asleep` counts who may need to be woken."""
     for _ in range(spins):
@@ -101,7 +92,6 @@ def _wait(word: int, seen: int, asleep: int, spins: int, yields: int) -> None:
         add_shared(asleep, -1)
 
 
-@_compiled
 def _signal(word: int, asleep: int) -> None:
     """Change the shared `word` and wake who sleeps there."""
     add_shared(word, 1)
@@ -109,7 +99,6 @@ def _signal(word: int, asleep: int) -> None:
         wake(word)
 
 
-@_compiled
 def _meet(pool: int, threads: int) -> None:
     """The barrier: nobody leaves before `threads` threads have come."""
     generation = peek_shared(pool + GENERATION)
@@ -120,7 +109,6 @@ def _meet(pool: int, threads: int) -> None:
         _wait(pool + GENERATION, generation, pool + ASLEEP, peek(pool + SPINS), peek(pool + YIELDS))
 
 
-@_compiled
 def _checked(control: int) -> int:
     """1 and the place, where an index lies outside its bound; else 0."""
     check = peek(control + CHECKS)
@@ -141,7 +129,6 @@ def _checked(control: int) -> int:
     return 0
 
 
-@_compiled
 def _advance(control: int) -> None:
     """A step starts: the clock goes on."""
     clock = peek(control + CLOCK)
@@ -149,7 +136,6 @@ def _advance(control: int) -> None:
         poke(clock + 8, peek(clock + 8) + peek(control + ADVANCE))
 
 
-@_compiled
 def _feed(control: int, step: int) -> None:
     """Copy the inputs of a step to where the kernels read them."""
     feed = peek(control + FEEDS)
@@ -158,7 +144,6 @@ def _feed(control: int, step: int) -> None:
         feed += COPY_BYTES
 
 
-@_compiled
 def _keep(control: int, step: int) -> None:
     """Copy the results of a step to the caller's arrays."""
     result = peek(control + RESULTS)
@@ -168,7 +153,6 @@ def _keep(control: int, step: int) -> None:
         result += COPY_BYTES
 
 
-@_compiled
 def _walk_alone(control: int) -> None:
     """All steps on one thread."""
     tape, entries, scratch = peek(control + TAPE), peek(control + ENTRIES), peek(control + SCRATCH)
@@ -183,7 +167,6 @@ def _walk_alone(control: int) -> None:
         _keep(control, step)
 
 
-@_compiled
 def _share(entry: int, scratch: int, parts: int) -> None:
     """Chunk after chunk of a launch, until `parts` threads find none left: a thread that is held up takes fewer.
 
@@ -198,10 +181,10 @@ def _share(entry: int, scratch: int, parts: int) -> None:
                 set_shared(entry + NEXT, 0)
             return
         lo = (turn - 1) * size
-        launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, lo, min(lo + size, extent))
+        hi = lo + size if lo + size < extent else extent
+        launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, lo, hi)
 
 
-@_compiled
 def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
     """This thread's part of all steps. What is not divided is thread 0's."""
     tape, entries = peek(control + TAPE), peek(control + ENTRIES)
@@ -229,7 +212,6 @@ def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
             _keep(control, step)
 
 
-@_compiled
 def _call(pool: int, threads: int) -> None:
     """Send mail to the workers below `threads`. The locked addition orders the plain stores before it."""
     for worker in range(1, threads):
@@ -237,7 +219,6 @@ def _call(pool: int, threads: int) -> None:
         _signal(mail, mail + MAIL_ASLEEP)
 
 
-@_compiled
 def _work(pool: int, thread: int) -> None:
     """The life of a worker: its part of each job, until it is told to stop."""
     mail = pool + MAIL + thread * MAIL_BYTES
@@ -251,7 +232,6 @@ def _work(pool: int, thread: int) -> None:
         _walk_together(control, pool, thread, peek(control + THREADS))
 
 
-@_compiled
 def _walk(control: int, thread: int) -> int:
     """thread 0: do what `control` says. Above: live as that worker of the pool at `control`.
 
@@ -283,7 +263,6 @@ def _walk(control: int, thread: int) -> int:
     return 0
 
 
-@_compiled
 def _is_as_before(array: int, take: int) -> bool:
     """Whether an object is an array of the type, dtype and shape that `take` says, its elements without gaps."""
     if array == 0 or peek(array + OBJECT_KIND) != peek(take + TAKE_KIND):
@@ -299,7 +278,6 @@ def _is_as_before(array: int, take: int) -> bool:
     return other == 0
 
 
-@_compiled
 def _take(block: int, mapping: int) -> int:
     """Copy the inputs in a dict to where the kernels read them, or tell the kernels where they lie.
 
@@ -325,36 +303,27 @@ def _take(block: int, mapping: int) -> int:
     return 1
 
 
-# Numba links what it compiles into an engine of its own as well, which ends the process at a name that is not bound.
-EXTERNAL = {"chainrule_count": ctypes.pythonapi.PyDict_Size, "chainrule_look_up": ctypes.pythonapi.PyDict_GetItem}
+ROUTINES = (_wait, _signal, _meet, _checked, _advance, _feed, _keep, _walk_alone, _share, _walk_together, _call, _work)
 
 
 def compile_walker() -> bytes:
     """The walker as object code that defines WALKER_SYMBOL, STEP_SYMBOL and TAKE_SYMBOL, for this machine's CPU."""
-    for name, function in EXTERNAL.items():
-        llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
-    module = _module(_walk, WALKER_SYMBOL)
-    module.link_in(_module(_take, TAKEN))
-    module.link_in(llvm.parse_assembly(str(_step_module())))
-    module.get_function(TAKEN).linkage = "internal"
-    target = llvm.Target.from_triple(llvm.get_process_triple())
-    machine = target.create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3, reloc="static", jit=True
-    )
-    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
-    passes.getModulePassManager().run(module, passes)
-    return cast(bytes, machine.emit_object(module))
-
-
-def _module(function: Callable[..., int], symbol: str) -> llvm.ModuleRef:
-    """LLVM's module of `function`, which becomes the only name that others see, as `symbol`."""
-    entry = cfunc(types.int64(types.int64, types.int64), error_model="numpy")(function.py_func)  # type: ignore[attr-defined]
-    module = llvm.parse_assembly(entry.inspect_llvm())
-    module.get_function(entry._wrapper_name).name = symbol
-    for item in (*module.functions, *module.global_variables):
-        if not item.is_declaration and item.name != symbol:
-            item.linkage = "internal"
-    return module
+    with global_compiler_lock:
+        module = module_of_routines((*ROUTINES, _walk, _is_as_before, _take), globals())
+        module.get_function(_walk.__name__).name = WALKER_SYMBOL
+        module.get_function(_take.__name__).name = TAKEN
+        module.link_in(llvm.parse_assembly(str(_step_module())))
+        for item in module.functions:
+            if not item.is_declaration and item.name not in (WALKER_SYMBOL, STEP_SYMBOL, TAKE_SYMBOL):
+                item.linkage = "internal"
+        target = llvm.Target.from_triple(llvm.get_process_triple())
+        features = llvm.get_host_cpu_features().flatten()
+        machine = target.create_target_machine(
+            cpu=llvm.get_host_cpu_name(), features=features, opt=3, reloc="static", jit=True
+        )
+        passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+        passes.getModulePassManager().run(module, passes)
+        return cast(bytes, machine.emit_object(module))
 
 
 TAKEN = "chainrule_taken"  # int64 taken(int64 block, int64 dict), of this object alone
