@@ -50,7 +50,7 @@ def main() -> None:
     print(f"{'step':84}{found.best:11.0f}{found.median:11.0f}")
     if asked.source:
         model = peers_chainrule.model_of(row)
-        options = Options("train", optimizer=row.optimizer, arguments=(("rate", rows.RATE),))
+        options = Options("train", optimizer=row.optimizer, arguments=(("rate", row.rate),))
         for text in build.sources(model.source, options).values():
             print(text)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import chainrule as cr
 from tests.benchmarks.peers import Calls, Step, calls_of
-from tests.benchmarks.rows import RATE, Row, batches_of, params_of
+from tests.benchmarks.rows import Row, batches_of, params_of
 
 
 def model_of(row: Row) -> Any:
@@ -29,7 +29,7 @@ def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
             return float(model.predict(outputs=("y",), x=x, threads=threads)["y"][0])
 
         return forward, calls_of(row, data, np.asarray)
-    step = model.compile(optimizer=row.optimizer, rate=RATE, threads=threads)
+    step = model.compile(optimizer=row.optimizer, rate=row.rate, threads=threads)
     step.params.update(params_of(data))
     if row.inner > 1:
         return step.run, [((row.inner,), batches_of(data))]

@@ -15,7 +15,7 @@ import numpy as np
 
 from tests.benchmarks import networks, ops_jax
 from tests.benchmarks.peers import Calls, Step, calls_of
-from tests.benchmarks.rows import RATE, Row, batches_of, params_of
+from tests.benchmarks.rows import Row, batches_of, params_of
 
 FUNCTIONS = {
     "exp": jnp.exp,
@@ -32,12 +32,12 @@ def convert(value: Any) -> jax.Array:
     return jnp.array(value, jnp.float32 if value.dtype.kind == "f" else jnp.int32)
 
 
-def descend(state: Any, grads: Any) -> Any:
+def descend(rate: float, state: Any, grads: Any) -> Any:
     """One step of SGD."""
-    return jax.tree.map(lambda p, g: p - RATE * g, state, grads)
+    return jax.tree.map(lambda p, g: p - rate * g, state, grads)
 
 
-def adam(state: Any, grads: Any) -> Any:
+def adam(rate: float, state: Any, grads: Any) -> Any:
     """One step of Adam, Kingma and Ba 2015."""
     params, m, v, count = state
     count = count + 1
@@ -45,7 +45,7 @@ def adam(state: Any, grads: Any) -> Any:
     v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
 
     def moved(p: Any, m: Any, v: Any) -> Any:
-        return p - RATE * (m / (1 - 0.9**count)) / (jnp.sqrt(v / (1 - 0.999**count)) + 1e-8)
+        return p - rate * (m / (1 - 0.9**count)) / (jnp.sqrt(v / (1 - 0.999**count)) + 1e-8)
 
     return jax.tree.map(moved, params, m, v), m, v, count
 
@@ -64,7 +64,7 @@ def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
     def update(state: Any, batch: Any) -> Any:
         params = state[0] if row.optimizer == "adam" else state
         loss, grads = jax.value_and_grad(lambda p: loss_of(p, **batch))(params)
-        return (adam if row.optimizer == "adam" else descend)(state, grads), loss
+        return (adam if row.optimizer == "adam" else descend)(row.rate, state, grads), loss
 
     one = jax.jit(update, donate_argnums=0)
     many = jax.jit(lambda state, batches: jax.lax.scan(update, state, batches), donate_argnums=0)

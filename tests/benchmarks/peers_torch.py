@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tests.benchmarks import networks, ops_torch
 from tests.benchmarks.peers import Calls, Step, calls_of
-from tests.benchmarks.rows import RATE, Row, params_of
+from tests.benchmarks.rows import Row, params_of
 
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "exp": torch.exp,
@@ -50,14 +50,14 @@ def start(row: Row, data: dict[str, Any], threads: int, dtype: torch.dtype = tor
     loss_at, leaves = loss_of(row), list(params.values())
     for leaf in leaves:
         leaf.requires_grad_()
-    adam = torch.optim.Adam(leaves, lr=RATE, fused=True) if row.optimizer == "adam" else None
+    adam = torch.optim.Adam(leaves, lr=row.rate, fused=True) if row.optimizer == "adam" else None
 
     def step(**batch: torch.Tensor) -> float:
         loss = loss_at(params, **batch)
         grads = torch.autograd.grad(loss, leaves)
         with torch.no_grad():
             if adam is None:
-                torch._foreach_add_(leaves, grads, alpha=-RATE)
+                torch._foreach_add_(leaves, grads, alpha=-row.rate)
             else:
                 for leaf, grad in zip(leaves, grads, strict=True):
                     leaf.grad = grad

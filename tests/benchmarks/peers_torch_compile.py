@@ -8,7 +8,7 @@ import torch
 
 from tests.benchmarks.peers import Calls, Step
 from tests.benchmarks.peers_torch import FUNCTIONS, loss_of, tensors
-from tests.benchmarks.rows import RATE, Row
+from tests.benchmarks.rows import Row
 
 Tensors = dict[str, torch.Tensor]
 
@@ -27,7 +27,7 @@ def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
 
     def descend(params: Tensors, grads: Tensors) -> None:
         for name, param in params.items():
-            param.sub_(grads[name], alpha=RATE)
+            param.sub_(grads[name], alpha=row.rate)
 
     def adam(params: Tensors, grads: Tensors) -> None:
         count.add_(1)
@@ -35,7 +35,7 @@ def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
             m, v = (moment[name] for moment in moments)
             m.lerp_(grads[name], 0.1)
             v.lerp_(grads[name] * grads[name], 0.001)
-            param.sub_(RATE * (m / (1 - 0.9**count)) / (torch.sqrt(v / (1 - 0.999**count)) + 1e-8))
+            param.sub_(row.rate * (m / (1 - 0.9**count)) / (torch.sqrt(v / (1 - 0.999**count)) + 1e-8))
 
     def update(params: Tensors, batch: Tensors) -> torch.Tensor:
         grads, loss = gradient(params, batch)

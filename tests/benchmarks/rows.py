@@ -30,10 +30,10 @@ Shape = tuple[int, ...]
 class Row:
     """A model with its arguments, and what it is given.
 
-    loss: its name in `networks`; where `forward`, that of a function in NumPy's words (exp, gelu …).
-    inputs: name → shape and bound (None: floats). once: the same input every step, for large ones.
-    inner: steps in one Python call. peers: who can express that. threads: None, or what it is measured with alone.
-    flops: of one step's products; bytes: the least that one step must move.
+    loss: its name in `networks`; where `forward`, that of a function in NumPy's words (exp, gelu …). inputs: name →
+    shape and bound (None: floats). once: the same input every step, for large ones. rate: of the optimizer. inner:
+    steps in one Python call. peers: who can express that. threads: None, or what it is measured with alone. flops: of
+    one step's products; bytes: the least that one step must move.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Row:
     once: bool = False
     forward: bool = False
     optimizer: str = "sgd"
+    rate: float = RATE
     inner: int = 1
     peers: tuple[str, ...] = ALL
     threads: int | None = None
@@ -151,6 +152,7 @@ ROWS = (
         {"x": ((32, 1024), None), "label": ((32,), 10)},
         {"side": 32},
         flops=3 * 2 * 32 * 40_550_000,
+        rate=1e-3,  # at 0.01 rounding grows a thousandfold in ten steps, for every peer
     ),
     conv(3),
     conv(1),
