@@ -35,6 +35,7 @@ from chainrule.codegen.layout import executable_of
 from chainrule.codegen.names import Names, plain
 from chainrule.codegen.objects import NAMES as LIBRARY
 from chainrule.codegen.objects import Compiled, Job, compile_objects, symbol_of, undefined_symbols
+from chainrule.codegen.shared import shared
 from chainrule.codegen.statement import write_statement
 from chainrule.codegen.strips import stripped
 from chainrule.codegen.target import Target, host
@@ -143,9 +144,11 @@ def _dims(program: Program) -> frozenset[sp.Symbol]:
 def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element, target: Target) -> KernelSource:
     """`kernel` as a Python function named `entry`."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
+    dims = _dims(program)
+    kernel = shared(kernel, buffers, dims)
+    buffers |= {b.name: b for b in kernel.locals}
     kernel, whole = stripped(kernel, buffers, target.lanes(element))
     buffers |= {b.name: b for b in kernel.locals}
-    dims = _dims(program)
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
     w = Writer(kernel, buffers, dims, element, target, stores=stores, whole=whole)
     w.names.fresh(entry)
