@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import llvmlite.binding  # noqa: F401 -- a step loads it, as the other peers' imports load all that they need
 import numpy as np
 
 import chainrule as cr
