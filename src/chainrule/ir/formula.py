@@ -74,6 +74,11 @@ class Access:
         """The slots that must be read before this access can be."""
         return {s for i in self.indices for s in i.free_symbols if is_slot(s)}
 
+    @property
+    def places(self) -> dict[sp.Basic, sp.Expr]:
+        """At which index each axis of the tensor is read, by the axis' canonical symbol."""
+        return {index_symbol(f"_i{k:02}"): index for k, index in enumerate(self.indices)}
+
     def renamed(self, names: Mapping[sp.Basic, sp.Basic]) -> Access:
         indices = tuple(i.xreplace(names) for i in self.indices)
         return self if indices == self.indices else Access(self.tensor, indices, self.outside)

@@ -87,6 +87,15 @@ def reads_among(members: Sequence[Formula]) -> Reads:
     return [(f, read) for f in members for read in f.reads if read.tensor in names]
 
 
+def circles_among(members: Sequence[Formula], reads: Reads | None = None) -> list[list[Formula]]:
+    """Those of `members` that read each other, or themselves, each circle in their order. reads: those that count, if
+    not all."""
+    reads = reads_among(members) if reads is None else reads
+    alone = {f.out for f, read in reads if read.tensor == f.out}
+    found = nx.strongly_connected_components(_network(members, reads))
+    return [[f for f in members if f.out in names] for names in found if len(names) > 1 or names <= alone]
+
+
 def _assignments(members: Sequence[Formula], reads: Reads) -> Iterator[dict[str, int]]:
     """Every way to choose an axis of each member so that all reads have a constant distance along them."""
     by_name = {f.out: f for f in members}
@@ -163,15 +172,13 @@ def _checked(found: Recurrence) -> Recurrence:
             ways.setdefault(distance > 0, f.out)
     if len(ways) > 1:
         raise NoRecurrence(ways[True], f"{_circle(found.members)} is read at earlier and at later places")
-    circles = [c for c in nx.strongly_connected_components(_network(found.members, still)) if _turns(c, still)]
-    if circles and not ways:
-        name = min(min(circles, key=min))
+    inner = circles_among(found.members, still)
+    if inner and not ways:
+        name = min(f.out for circle in inner for f in circle)
         raise NoRecurrence(name, f"{name} is read at the place that it is computed at")
-    inner = []
-    for circle in circles:
-        within = [(f, read) for f, read in still if f.out in circle and read.tensor in circle]
-        inner.append(recurrence_of([f for f in found.members if f.out in circle], within))
-    return replace(found, ahead=True in ways, inner=tuple(inner))
+    within = [{f.out for f in circle} for circle in inner]
+    among = [[(f, read) for f, read in still if {f.out, read.tensor} <= names] for names in within]
+    return replace(found, ahead=True in ways, inner=tuple(map(recurrence_of, inner, among)))
 
 
 def _network(members: Sequence[Formula], reads: Reads) -> nx.DiGraph:
@@ -179,10 +186,6 @@ def _network(members: Sequence[Formula], reads: Reads) -> nx.DiGraph:
     network.add_nodes_from(f.out for f in members)
     network.add_edges_from((read.tensor, f.out) for f, read in reads)
     return network
-
-
-def _turns(circle: set[str], reads: Reads) -> bool:
-    return len(circle) > 1 or any(f.out in circle and read.tensor in circle for f, read in reads)
 
 
 def _circle(members: Sequence[Formula]) -> str:

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import networkx as nx
-
 from chainrule.errors import SourceError, Span
 from chainrule.ir.formula import DType, Extent, Formula
 from chainrule.ir.graph import Tensor
-from chainrule.ir.recurrence import NoRecurrence, recurrence_of
+from chainrule.ir.recurrence import NoRecurrence, circles_among, recurrence_of
 from chainrule.lang import static
 from chainrule.lang import syntax as s
 from chainrule.lang.draft import Scope
@@ -91,15 +89,10 @@ def _described(tensor: Tensor) -> str:
 
 def check(nodes: Sequence[object], span: Span) -> None:
     """Raise unless each circle among the formulas just made is a recurrence."""
-    formulas = {node.out: node for node in nodes if isinstance(node, Formula)}
-    reads = nx.DiGraph((t, f.out) for f in formulas.values() for t in f.tensors if t in formulas)
-    for circle in nx.strongly_connected_components(reads):
-        members = [f for name, f in formulas.items() if name in circle]
-        if len(members) == 1 and members[0].out not in members[0].tensors:
-            continue
+    for members in circles_among([node for node in nodes if isinstance(node, Formula)]):
         try:
             recurrence_of(members)
         except NoRecurrence as problem:
-            at = formulas[problem.name].origin.span or span
+            at = next(f.origin.span for f in members if f.out == problem.name) or span
             way_out = "read all of them at earlier places of one index: h[n, t - 1, k; 0]"
             raise SourceError(at, f"no recurrence: {problem}", (), way_out) from None

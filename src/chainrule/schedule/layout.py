@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from chainrule.ir.expression import index_symbol, slot
+from chainrule.ir.expression import slot
 from chainrule.ir.formula import Access, Formula
 from chainrule.ir.graph import Graph, Node, Tensor
 from chainrule.schedule.cost import Sizes
@@ -57,7 +57,7 @@ def _followed(read: Access, moved: Mapping[str, Places]) -> Access:
     places = moved.get(read.tensor)
     if places is None:
         return read
-    names = {index_symbol(f"_i{k:02}"): index for k, index in enumerate(read.indices)}
+    names = read.places
     return replace(read, indices=tuple(place.xreplace(names) for place in places))
 
 

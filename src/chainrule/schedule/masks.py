@@ -32,7 +32,7 @@ class Below:
     def otherwise(self) -> Below:
         return Below(self.high, self.low, -self.shift - 1)
 
-    def renamed(self, names: Mapping[sp.Symbol, sp.Basic]) -> Below | None:
+    def renamed(self, names: Mapping[sp.Basic, sp.Basic]) -> Below | None:
         """The same of other indices; None where one of them is none."""
         low, high = names.get(self.low), names.get(self.high)
         if isinstance(low, sp.Symbol) and isinstance(high, sp.Symbol):
@@ -88,13 +88,8 @@ def _conditions(f: Formula, outside: Outside) -> Iterator[Below]:
                 yield condition.otherwise
     for read in f.reads:
         for condition in outside.get(read.tensor, ()):
-            if (mine := condition.renamed(_names(read))) is not None:
+            if (mine := condition.renamed(read.places)) is not None:
                 yield mine
-
-
-def _names(read: Access) -> dict[sp.Symbol, sp.Basic]:
-    """The indices at which an access reads each axis."""
-    return {sp.Symbol(f"_i{k:02}", integer=True, nonnegative=True): index for k, index in enumerate(read.indices)}
 
 
 def otherwise(f: Formula, condition: Below, outside: Outside) -> sp.Expr:
@@ -112,7 +107,7 @@ def otherwise(f: Formula, condition: Below, outside: Outside) -> sp.Expr:
         return sp.S.Zero
     for k, read in enumerate(f.reads):
         for theirs, value in outside.get(read.tensor, {}).items():
-            if theirs.renamed(_names(read)) == condition:
+            if theirs.renamed(read.places) == condition:
                 known[slot(k)] = value  # masks are of floats
     return f.body.xreplace(known) if known else f.body
 
@@ -121,10 +116,10 @@ def masked(
     tasks: Sequence[Task], contractions: Mapping[int, Contraction], roots: frozenset[str]
 ) -> dict[int, tuple[sp.Basic, ...]]:
     """For products, by task, conditions on their indices: places and terms where one does not hold may be left out."""
-    formulas = {task.out: task.formula for task in tasks}
-    outside = outside_of([task.formula for task in tasks])
+    formulas = [task.formula for task in tasks]
+    outside = outside_of(formulas)
     readers: dict[str, list[Formula]] = {}
-    for f in formulas.values():
+    for f in formulas:
         for name in f.tensors:
             readers.setdefault(name, []).append(f)
     found = {}
@@ -133,7 +128,7 @@ def masked(
         conditions = set() if f.out in roots else _needed(f, readers.get(f.out, []), outside)
         for read in (c.left, c.right):
             zeros = (k for k, value in outside.get(read.tensor, {}).items() if value == 0)
-            conditions |= {mine for k in zeros if (mine := k.renamed(_names(read))) is not None}
+            conditions |= {mine for k in zeros if (mine := k.renamed(read.places)) is not None}
         if conditions:
             found[t] = tuple(k.condition for k in sorted(conditions, key=str))
     return found
@@ -154,7 +149,7 @@ def _needed(f: Formula, readers: Sequence[Formula], outside: Outside) -> set[Bel
 
 def _unread(g: Formula, k: int, read: Access, outside: Outside) -> Iterator[Below]:
     """The conditions, on the axes of what slot `k` of `g` reads, without which `g` does not depend on it."""
-    axes = {index: axis for axis, index in _names(read).items() if isinstance(index, sp.Symbol)}
+    axes = {index: axis for axis, index in read.places.items() if isinstance(index, sp.Symbol)}
     for condition in dict.fromkeys(_conditions(g, outside)):
         theirs = condition.renamed(axes)
         if theirs is not None:

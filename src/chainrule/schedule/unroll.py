@@ -55,7 +55,7 @@ def _at(place: Mapping[sp.Basic, sp.Basic], body: Iterable[Leaf]) -> Iterator[Le
         match node:
             case Loop():
                 r = replace(node.range, start=node.range.start.xreplace(place), stop=node.range.stop.xreplace(place))
-                yield Loop(r, tuple(_at(place, node.body)))
+                yield replace(node, range=r, body=tuple(_at(place, node.body)))
             case Statement():
                 where = tuple(c for c in (c.xreplace(place) for c in node.where) if c is not sp.true)
                 if sp.false not in where:

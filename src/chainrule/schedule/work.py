@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-import networkx as nx
-
 from chainrule.ir.expression import index_symbol, slot
 from chainrule.ir.formula import Access, Formula, Index
 from chainrule.ir.graph import Dim, Graph, Tensor
-from chainrule.ir.recurrence import Recurrence, in_steps, loop_over, recurrence_of
+from chainrule.ir.recurrence import Recurrence, circles_among, in_steps, loop_over, recurrence_of
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.groups import grouped
 from chainrule.schedule.split import split
@@ -87,11 +85,7 @@ def circles_of(
     loops = [loop_over(formulas, dim) for dim in dims if dim.steps is not None]
     recurrences = [loop for loop in loops if loop is not None]
     stepped = {f.out for loop in recurrences for f in loop.members}
-    by_name = {f.out: f for f in formulas if f.out not in stepped}
-    reads = nx.DiGraph((t, f.out) for f in by_name.values() for t in f.tensors if t in by_name)
-    for names in nx.strongly_connected_components(reads):
-        if len(names) > 1 or names <= set(by_name[min(names)].tensors):
-            recurrences.append(recurrence_of([f for f in by_name.values() if f.out in names]))
+    recurrences += map(recurrence_of, circles_among([f for f in formulas if f.out not in stepped]))
     found: dict[str, tuple[Circle, ...]] = {}
     ordered: dict[str, tuple[Formula, ...]] = {}
     numbers = count()
