@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import numpy as np
 import pytest
 
 from chainrule.errors import ChainruleError
 from chainrule.executable import Init
+from chainrule.runtime.buffers import address
 from chainrule.runtime.store import Store, _draw
 from tests.runtime.programs import fixed, regression
 
@@ -121,3 +124,11 @@ def test_arrays_are_aligned():
         store.clock,
     ):
         assert array.ctypes.data % 64 == 0
+
+
+def test_what_is_admitted_together_lies_side_by_side_and_on_cache_lines():
+    store = filled()
+    starts = sorted((address(array), array.nbytes) for array in store.params.arrays.values())
+    assert len(starts) > 1
+    for (start, count), (following, _) in pairwise(starts):
+        assert start % 64 == 0 and following == start + -(-count // 64) * 64

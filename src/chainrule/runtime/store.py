@@ -10,14 +10,15 @@ import hashlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
 from chainrule.errors import ChainruleError, UnknownName, nearest
 from chainrule.executable import Buffer, Executable, Init, Param, State, evaluate
-from chainrule.runtime.buffers import ELEMENTS, Shape, aligned
+from chainrule.runtime.buffers import ELEMENTS, LINE, Shape, aligned
 from chainrule.runtime.values import Array, as_array, check_dtype
 
 MASK = 2**64 - 1
@@ -137,21 +138,20 @@ class Store:
 
     def admit(self, executable: Executable) -> None:
         """Make and initialise what `executable` needs and is not here yet. What is here keeps its values."""
-        for param in executable.params:
-            if self._is_new(self.params.arrays, param, executable):
-                array = self._make(executable.buffers[param.buffer])
-                _draw(array, param.init, self.seed, param.name)
-                self.params.arrays[param.name], self._inits[param.name] = array, param.init
-        for state in executable.states:
-            if self._is_new(self.states.arrays, state, executable):
-                array = self._make(executable.buffers[state.buffer])
-                array[...] = state.value
-                self.states.arrays[state.name], self._starts[state.name] = array, state.value
-        for scalar in executable.scalars:
-            if scalar.name not in self.scalars.arrays:
-                array = self._make(executable.buffers[scalar.buffer])
-                array[...] = scalar.default
-                self.scalars.arrays[scalar.name] = array
+        params = [p for p in executable.params if self._is_new(self.params.arrays, p, executable)]
+        states = [s for s in executable.states if self._is_new(self.states.arrays, s, executable)]
+        scalars = [s for s in executable.scalars if s.name not in self.scalars.arrays]
+        numbers = [*(p.buffer for p in params), *(s.buffer for s in states), *(s.buffer for s in scalars)]
+        made = iter(_made([executable.buffers[number] for number in numbers]))
+        for param, array in zip(params, made, strict=False):
+            _draw(array, param.init, self.seed, param.name)
+            self.params.arrays[param.name], self._inits[param.name] = array, param.init
+        for state, array in zip(states, made, strict=False):
+            array[...] = state.value
+            self.states.arrays[state.name], self._starts[state.name] = array, state.value
+        for scalar, array in zip(scalars, made, strict=False):
+            array[...] = scalar.default
+            self.scalars.arrays[scalar.name] = array
 
     def restart(self, seed: int | None = None) -> None:
         """Everything as at the start: parameters drawn again, states at their first values, step 0."""
@@ -167,10 +167,6 @@ class Store:
     def array(self, space: str, name: str) -> Array:
         """The array itself, for a runner to bind."""
         return {"param": self.params.arrays, "state": self.states.arrays, "scalar": self.scalars.arrays}[space][name]
-
-    def _make(self, buffer: Buffer) -> Array:
-        shape, dtype = _fixed_shape(buffer), ELEMENTS[buffer.element]
-        return aligned(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize).view(dtype).reshape(shape)
 
     def _is_new(self, arrays: dict[str, Array], item: Param | State, executable: Executable) -> bool:
         if item.name not in arrays:
@@ -188,6 +184,16 @@ class Store:
 def _signed(seed: int) -> int:
     """The 64 bits of `seed` as the int64 that kernels read."""
     return ((int(seed) & MASK) ^ 2**63) - 2**63
+
+
+def _made(buffers: Sequence[Buffer]) -> list[Array]:
+    """An array for each of `buffers`, side by side in one block: a huge page holds many."""
+    shapes, dtypes = [_fixed_shape(buffer) for buffer in buffers], [ELEMENTS[buffer.element] for buffer in buffers]
+    counts = [int(np.prod(shape, dtype=np.int64)) * t.itemsize for shape, t in zip(shapes, dtypes, strict=True)]
+    starts = [0, *accumulate(-(-count // LINE) * LINE for count in counts)]
+    block = aligned(starts[-1])
+    parts = (block[start : start + count] for start, count in zip(starts, counts, strict=False))
+    return [part.view(t).reshape(shape) for part, t, shape in zip(parts, dtypes, shapes, strict=True)]
 
 
 def _fixed_shape(buffer: Buffer) -> Shape:
