@@ -322,7 +322,8 @@ class Planner:
             points = 1
             for symbol in set().union(*(i.free_symbols for i in access.indices), set()):
                 points *= extents.get(symbol, 1)
-            read += points
+            # windows overlap, so their places are fewer than their indices' values
+            read += min(points, self.sizes.points(self.tensors[access.tensor].shape))
         return 4 * result <= read  # written, added and read again
 
     def put_serial(self, t: int, earliest: int) -> None:
