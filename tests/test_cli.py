@@ -297,7 +297,7 @@ def spine(place, monkeypatch):
     calls = []
     monkeypatch.setattr(build, "summary", lambda source, options: {"formulas": "7", "FLOPs": "512*batch"})
     monkeypatch.setattr(build, "tables", lambda source, options: rows)
-    monkeypatch.setattr(build, "sources", lambda source, options: {"../h.py": "def h(): ...\n"})
+    monkeypatch.setattr(build, "sources", lambda source, options, cpu: {"../h.py": "def h(): ...\n"})
 
     def picture(source, options, kind, format, depth):
         calls.append((kind, format, depth, options.optimizer, source.arguments))
@@ -334,6 +334,7 @@ def test_compile_saves_tables_and_sources_inside_the_folder(spine, command):
     assert {path.name for path in Path("saved").iterdir()} == {"nodes.json", "edges.json", "h.py"}
     assert not Path("h.py").exists()
     assert json.loads(Path("saved/nodes.json").read_text()) == [{"name": "x", "kind": "input"}]
+    assert "add --out DIR" in command("compile", "net.graph", "--cpu", "neon")[2]
 
 
 def test_render_writes_all_pictures_or_one(spine, command):

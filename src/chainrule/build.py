@@ -130,11 +130,11 @@ def summary(source: Source, options: Options) -> Mapping[str, int | str]:
     return executable(source, options).executable.summary
 
 
-def sources(source: Source, options: Options) -> dict[str, str]:
-    """The generated kernels, as files of Python."""
+def sources(source: Source, options: Options, cpu: Any = None) -> dict[str, str]:
+    """The generated kernels, as files of Python; with their assembly where a `cpu` is named (`target.Level`)."""
     from chainrule import views
 
-    return views.sources(source, options)
+    return views.sources(source, options, cpu)
 
 
 def picture(

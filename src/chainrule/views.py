@@ -9,6 +9,7 @@ import numpy as np
 
 from chainrule import codegen, render
 from chainrule.check import Report, check_gradients
+from chainrule.codegen.target import Level, host
 from chainrule.compiler import PREPARE, derive, program, run
 from chainrule.errors import ChainruleError, SourceError, nearest
 from chainrule.ir.formula import DType, Formula
@@ -80,10 +81,14 @@ def steps(source: Source, options: Options) -> list[dict[str, Any]]:
     ]
 
 
-def sources(source: Source, options: Options) -> dict[str, str]:
-    """The generated source of each kernel, as files that also run as plain Python, by file name."""
-    written = codegen.sources(program(derive(source, options), options), element=options.dtype)
-    return codegen.saved(written)
+def sources(source: Source, options: Options, cpu: Level | None = None) -> dict[str, str]:
+    """The generated source of each kernel, as files that also run as plain Python, by file name.
+
+    cpu: one to print for instead of this machine's; each kernel's assembly then stands beside its source.
+    """
+    target = None if cpu is None else host(cpu)
+    written = codegen.sources(program(derive(source, options), options), element=options.dtype, target=target)
+    return codegen.saved(written, target)
 
 
 def check(source: Source, options: Options, *, directions: int = 8, elements: int = 8, seed: int = 0) -> Report:

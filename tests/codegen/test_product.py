@@ -233,13 +233,13 @@ def test_what_a_leaf_calls_is_among_the_functions_of_kernels():
 
 @pytest.mark.parametrize("kind", ["NN", "NT"])
 def test_a_panel_that_is_cut_gives_the_same_bits(kind):
-    whole = matrix_product(
-        kind, (40, 512, 700), "float32", host(), lambda way: replace(way, depth=None, panel=(700, 32))
-    )
-    cut = matrix_product(kind, (40, 512, 700), "float32", host(), lambda way: replace(way, depth=256, panel=(256, 32)))
-    unknown = matrix_product(
-        kind, (40, 512, "K"), "float32", host(), lambda way: replace(way, depth=64, panel=(64, 32))
-    )
+    def packed(inner: int | str, depth: int | None):
+        def method(way):
+            return replace(way, depth=depth, panel=(depth or 700, way.vectors * way.lanes))
+
+        return matrix_product(kind, (40, 512, inner), "float32", host(), method)
+
+    whole, cut, unknown = packed(700, None), packed(700, 256), packed("K", 64)
     assert "load_tile" in cut.source
     arrays, want = operands(kind, 40, 512, 700, "float32")
     for scale in (whole, cut, unknown):

@@ -23,7 +23,7 @@ from chainrule.executable import Kernel
 from chainrule.runtime.buffers import address
 from chainrule.runtime.cache import digest
 from chainrule.runtime.load import load
-from chainrule.runtime.symbols import ObjectFileError, symbols
+from chainrule.symbols import ObjectFileError, symbols
 from tests.runtime.programs import F32, I64, ZERO, compiled, kernel, object_of, place, walker
 
 CALL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)

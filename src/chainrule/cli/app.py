@@ -53,6 +53,7 @@ Table = Literal["nodes", "edges"]
 Picture = Literal["all", "forward", "backward", "both", "program"]
 Format = Literal["svg", "png", "pdf", "dot"]
 Float = Literal["float32", "float64"]
+Cpu = Literal["native", "avx512", "avx2", "sse2", "neon", "apple"]
 CacheAction = Literal["show", "clear"]
 
 MODEL = typer.Argument(metavar="MODEL", help="A model file, or FILE.graph:NAME.", show_default=False)
@@ -108,6 +109,7 @@ def compile_command(
     dtype: Dtype = "float32",
     table: Annotated[Table | None, typer.Option(help="Show the graph's nodes or edges instead.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save nodes, edges and generated sources.")] = None,
+    cpu: Annotated[Cpu | None, typer.Option(help="Save sources and assembly for this one instead.")] = None,
     json: Json = False,
 ) -> None:
     """Compile a training step and say what it is: formulas, kernels, parameters, FLOPs, bytes.
@@ -118,8 +120,9 @@ def compile_command(
       chainrule compile graphs/mlp.graph --set hidden=256 --json
       chainrule compile graphs/mlp.graph --table edges
       chainrule compile graphs/mlp.graph --out build/mlp      # nodes.json, edges.json, kernels as Python
+      chainrule compile graphs/mlp.graph --out build/arm --cpu neon      # and their assembly for 64-bit ARM
     """
-    models.compile_model(model, set or [], optimizer, dtype, table, out, json)
+    models.compile_model(model, set or [], optimizer, dtype, table, out, cpu, json)
 
 
 @app.command(short_help="Draw both passes and the kernels.")

@@ -23,14 +23,20 @@ def compile_model(
     dtype: Literal["float32", "float64"],
     table: str | None,
     out: Path | None,
+    cpu: str | None,
     json: bool,
 ) -> None:
-    """Show the summary of a training step, or a table of its graph; save tables and sources in `out`."""
+    """Show the summary of a training step, or a table of its graph; save tables and sources in `out`.
+
+    cpu: one to save the sources for, with their assembly.
+    """
     read, asked = source(model, settings), options(optimizer, dtype)
+    if cpu is not None and out is None:
+        raise ChainruleError("--cpu chooses what --out saves\n  Way out: add --out DIR")
     if out is not None:
         tables = build.tables(read, asked)
         saved = [str(write(out, f"{name}.json", output.rows_json(rows))) for name, rows in tables.items()]
-        saved += [str(write(out, name, text)) for name, text in build.sources(read, asked).items()]
+        saved += [str(write(out, name, text)) for name, text in build.sources(read, asked, cpu).items()]
     if table is not None:
         rows = build.tables(read, asked)[table]
         print(output.rows_json(rows) if json else output.rows_text(rows), end="")

@@ -34,7 +34,7 @@ from chainrule.codegen.kernel import (
 from chainrule.codegen.layout import executable_of
 from chainrule.codegen.names import Names, plain
 from chainrule.codegen.objects import NAMES as LIBRARY
-from chainrule.codegen.objects import Compiled, Job, compile_objects, symbol_of, undefined_symbols
+from chainrule.codegen.objects import Compiled, Job, assembly, compile_objects, symbol_of, undefined_symbols
 from chainrule.codegen.shared import shared
 from chainrule.codegen.statement import write_statement
 from chainrule.codegen.strips import stripped
@@ -241,6 +241,9 @@ def _write_loop(loop: Loop, w: Writer) -> None:
         write_leaves(loop.body, w)
 
 
-def saved(written: Mapping[str, KernelSource]) -> dict[str, str]:
-    """The files that `--out` writes: each kernel's source under a name of its own."""
-    return {f"{source.job.entry}.py": source.text for source in written.values()}
+def saved(written: Mapping[str, KernelSource], target: Target | None = None) -> dict[str, str]:
+    """The files that `--out` writes: each kernel's source under a name of its own, and its assembly for `target`."""
+    files = {f"{source.job.entry}.py": source.text for source in written.values()}
+    if target is None:
+        return files
+    return files | {f"{source.job.entry}.s": assembly(source.job, target) for source in written.values()}

@@ -118,7 +118,10 @@ def context() -> Any:
 def machine_for(target: Target) -> llvm.TargetMachine:
     """LLVM's code generator. Static, large code model: an object may be loaded anywhere in memory."""
     codegen.initialize_llvm()
-    triple = llvm.Target.from_triple(llvm.get_process_triple())
+    if target.triple:
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+    triple = llvm.Target.from_triple(target.triple or llvm.get_process_triple())
     return triple.create_target_machine(
         opt=3, cpu=target.cpu, features=target.features, reloc="static", codemodel="jitdefault", jit=True
     )
@@ -237,7 +240,7 @@ def optimise(module: llvm.ModuleRef, machine: llvm.TargetMachine, symbol: str) -
     for function in module.functions:
         if not function.is_declaration and function.name != symbol:
             function.linkage = "internal"
-    module.data_layout = str(machine.target_data)
+    module.triple, module.data_layout = machine.triple, str(machine.target_data)
     for unroll in (False, True):
         options = llvm.create_pipeline_tuning_options(speed_level=3)
         options.loop_vectorization = True

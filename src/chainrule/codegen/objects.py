@@ -25,7 +25,6 @@ import hashlib
 import json
 import os
 import re
-import struct
 import subprocess
 import sys
 import threading
@@ -42,6 +41,7 @@ from numba.core.errors import NumbaError
 from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.native import ITEM, Array, Parameter, Size, machine_for, module_of, optimise
 from chainrule.codegen.target import Target
+from chainrule.symbols import ObjectFileError, symbols
 
 __all__ = [
     "BOUND",
@@ -249,20 +249,11 @@ def _module(job: Job, symbol: str, target: Target) -> llvm.ModuleRef:
 
 
 def undefined_symbols(code: bytes) -> tuple[str, ...]:
-    """The names that an object file (ELF, 64 bits, little-endian) needs from elsewhere, sorted."""
-    if code[:6] != b"\x7fELF\x02\x01":
-        raise CompileError(f"not an ELF object for a 64-bit little-endian machine, on {sys.platform}")
-    (sections,), (count,) = struct.unpack_from("<Q", code, 0x28), struct.unpack_from("<H", code, 0x3C)
-    headers = [struct.unpack_from("<IIQQQQIIQQ", code, sections + 64 * k) for k in range(count)]
-    found = set()
-    for kind, start, size, link in ((h[1], h[4], h[5], h[6]) for h in headers):
-        if kind == 2:  # a symbol table; `link` is the section of its names
-            for at in range(start + 24, start + size, 24):
-                name, _, _, section = struct.unpack_from("<IBBH", code, at)
-                if section == 0:
-                    first = headers[link][4] + name
-                    found.add(code[first : code.index(b"\0", first)].decode())
-    return tuple(sorted(found))
+    """The names that an object file needs from elsewhere, sorted."""
+    try:
+        return tuple(sorted(symbols(code).undefined))
+    except ObjectFileError as error:
+        raise CompileError(str(error)) from None
 
 
 # Many cold kernels at once: Numba holds a global lock, so by other processes. A worker is this module run by itself,

@@ -27,7 +27,7 @@ import msgspec
 
 from chainrule.errors import ChainruleError, ChainruleWarning
 from chainrule.executable import FORMAT, TAPE_FORMAT, Executable, decode, encode, faults
-from chainrule.runtime.symbols import ObjectFileError, symbols
+from chainrule.symbols import ObjectFileError, symbols
 
 filelock = lazy_loader.load("filelock")  # only writers need it
 platformdirs = lazy_loader.load("platformdirs")

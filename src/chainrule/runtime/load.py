@@ -21,7 +21,7 @@ from typing import Any
 
 from chainrule.errors import ChainruleError
 from chainrule.executable import Kernel
-from chainrule.runtime.symbols import ObjectFileError, symbols
+from chainrule.symbols import ObjectFileError, symbols
 
 _lock = threading.RLock()
 _engines: list[tuple[Any, set[str]]] = []  # each with the names that its objects define
