@@ -202,7 +202,7 @@ def faults(executable: Executable) -> list[str]:
     polynomials += [extent for buffer in executable.buffers for extent in buffer.shape]
     polynomials += [item.bound for item in executable.inputs if item.bound is not None]
     for launch in executable.launches:
-        if launch.kernel not in range(len(executable.kernels)) or not set(launch.buffers) <= set(buffers):
+        if launch.kernel not in range(len(executable.kernels)) or any(k not in buffers for k in launch.buffers):
             found.append(f"launch {launch.name} has no kernel or no buffer")
         if not {*launch.reads, *launch.writes} <= set(range(len(launch.buffers))):
             found.append(f"launch {launch.name} reads or writes what it does not hold")

@@ -14,6 +14,7 @@ from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leave
 from chainrule.schedule.cost import Sizes, cost_of, flops_of
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.ending import end_early
+from chainrule.schedule.equal import Form, form_of, kernel_name, renamed
 from chainrule.schedule.kernels import Draft, Plan, planner_of
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.masks import masked
@@ -39,7 +40,8 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
     taken = set(plan.tensors)
     dims = list(graph.dims)
     masks = masked(plan.links.tasks, plan.contractions, frozenset(of for _, of in work.outputs))
-    kernels = []
+    kernels: list[Kernel] = []
+    made: dict[object, tuple[Kernel, Form]] = {}
     for at, draft in enumerate(plan.drafts):
         if not draft.tasks:
             continue
@@ -47,7 +49,15 @@ def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = 
         if draft.blocks is not None and draft.index is not None:
             blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
             dims.append(Dim(draft.blocks.name, definition=blocks))
-        kernels.append(kernel_of(draft, size, plan, typical, needed[at], stored, taken, masks))
+        form = form_of(draft, size, plan, needed[at], stored, masks)
+        equal = made.get(form.key)
+        if equal is None:
+            kernel = kernel_of(draft, size, plan, typical, needed[at], stored, taken, masks)
+            if form.key is not None:
+                made[form.key] = kernel, form
+        else:
+            kernel = renamed(*equal, form, taken)
+        kernels.append(kernel)
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
     program = Program(
         name=graph.name,
@@ -103,9 +113,8 @@ def kernel_of(
     body, local = body_of(tree, needed, stored, taken, ground, block)
     cost = sp.Add(*(cost_of(links.tasks[t], product=t in contractions) for t in draft.tasks))
     work = sp.expand(sp.Add(*map(flops_of, tasks)))
-    names = [task.formula.out for task in tasks]
-    name = names[0] if len(names) == 1 else f"{names[0]}_to_{names[-1]}"
-    return Kernel(name, body, local, block, cost, work, tuple(names))
+    names = tuple(task.out for task in tasks)
+    return Kernel(kernel_name(names), body, local, block, cost, work, names)
 
 
 def buffers_of(
