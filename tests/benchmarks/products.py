@@ -15,6 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from chainrule.codegen.objects import Array, Job, Size, compile_object, scratch_bytes
+from chainrule.codegen.packing import PAD
 from chainrule.codegen.product import Extent, Operand, Shape, Way, choose, product_lines
 from chainrule.codegen.target import host
 from tests.codegen.native_kernels import aligned, loaded
@@ -33,6 +34,9 @@ SHAPES = (
     ("NN", 256, 1024, 1024),
     ("TN", 1024, 1024, 256),
     ("NT", 256, 1024, 1024),
+    ("TN", 32, 128, 2048),
+    ("TN", 1024, 64, 1024),
+    ("TN", 64, 1024, 256),
 )
 FUNCTIONS = ("exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "sqrt")
 
@@ -92,6 +96,9 @@ def product_job(kind: str, m: int, n: int, k: int, way: Way | None, known: bool)
     if chosen.panel is not None:
         names += ", panel"
         parameters.append(Array("float32", (chosen.panel[0] or k, chosen.panel[1]), scratch=True))
+    if chosen.strip:
+        names += ", strip"
+        parameters.append(Array("float32", (m + chosen.rows, (chosen.depth or k) + PAD), scratch=True))
     return Job(f"def kernel({names}, lo, hi):\n{body}\n", "kernel", tuple(parameters)), chosen
 
 
@@ -126,7 +133,7 @@ def main() -> None:
         free, _ = rate(kind, m, n, k, known=False)
         blas, _ = rate(kind, m, n, k, replace(way, method="blas", panel=None, depth=None))
         shown = (
-            f"{way.rows}x{way.vectors}{'p' if way.panel else ''}{way.depth or ''}"
+            f"{way.rows}x{way.vectors}{'s' if way.strip else ''}{'p' if way.panel else ''}{way.depth or ''}"
             if way.method == "tile"
             else way.method
         )

@@ -12,7 +12,8 @@ from hypothesis.strategies import booleans, integers, sampled_from
 
 from chainrule.codegen import product, tile
 from chainrule.codegen.objects import Array, Job, Size
-from chainrule.codegen.product import Extent, Operand, Shape, choose, product_lines
+from chainrule.codegen.packing import PAD
+from chainrule.codegen.product import Bound, Extent, Operand, Shape, Way, choose, product_lines
 from chainrule.codegen.target import Target, host
 from tests.codegen.native_kernels import run, run_plain
 
@@ -50,12 +51,15 @@ def matrix_product(
     if way.panel is not None:
         names.append("panel")
         parameters.append(Array(element, (way.depth or shape[2], way.panel[1]), scratch=True))
+    if way.strip:
+        names.append("strip")
+        parameters.append(Array(element, (64, (way.depth or int(k)) + PAD), scratch=True))
     for name, size in zip("MNK", shape, strict=True):
         if isinstance(size, str):
             names.append(name)
             parameters.append(Size())
     extents = Extent("r", "lo", "hi"), Extent("c", "0", n), (Extent("k", "0", k),)
-    lines = product_lines(way, into, left, right, *extents, panel="panel", **options)
+    lines = product_lines(way, into, left, right, *extents, panel="panel", strip="strip", **options)
     body = "\n".join("    " + line for line in lines)
     return Job(f"def kernel({', '.join(names)}, lo, hi):\n{body}\n", "kernel", tuple(parameters))
 
@@ -207,13 +211,61 @@ def test_a_panel_of_several_inner_indices_is_turned_in_squares():
         close(how(job, {"v": v, "w": w, "z": np.zeros((20, 50), np.float32)}, {}, 0, 20)["z"], want)
 
 
-def test_deep_products_of_columns_that_collide_are_openblas():
+def test_a_left_operand_whose_places_collide_is_packed():
     into = Operand("z", "0", "128", "1")
     right = Operand("w", "k * 128", "0", "1", ("128",))
     near, far = (Operand("x", f"k * {step}", "1", "0", (f"{step}",)) for step in (96, 512))
-    assert choose(Shape(32, 128, 2048), "float32", host(), near, right, into).method == "tile"
-    assert choose(Shape(32, 128, 2048), "float32", host(), far, right, into).method == "blas"
-    assert choose(Shape(32, 128, 64), "float32", host(), far, right, into).method == "tile"
+    assert not choose(Shape(32, 128, 2048), "float32", host(), near, right, into).strip
+    assert choose(Shape(32, 128, 2048), "float32", host(), far, right, into).strip
+    assert not choose(Shape(32, 128, 32), "float32", host(), far, right, into).strip
+    assert not choose(Shape(32, 128, 2048), "float32", host(), far, right, into, accumulate=True).strip
+
+
+def strips(lanes: int, depth: int | None, inner: int | None, packed: bool) -> Way:
+    panel = (depth or inner, 2 * lanes) if packed else None
+    return Way("tile", 4, 2, lanes, panel, depth, strip=True)
+
+
+@settings(max_examples=8, deadline=None)
+@given(m=integers(0, 40), n=integers(1, 70), k=integers(0, 70), element=sampled_from(ELEMENTS), packed=booleans())
+def test_a_packed_left_operand_changes_no_bit(m, n, k, element, packed):
+    arrays, _ = operands("TN", m, n, k, element)
+    lanes = host().lanes(element)
+    plain = matrix_product("TN", (m, n, k), element, host(), lambda way: Way("tile", 4, 2, lanes), scale="0.5")
+    want = run(plain, arrays, {}, 0, m)["z"]
+    for shape, depth in (((m, n, k), None), ((m, n, k), 16), (("M", "N", "K"), 16)):
+        way = strips(lanes, depth, k, packed)
+        job = matrix_product("TN", shape, element, host(), lambda _, way=way: way, scale="0.5")
+        np.testing.assert_array_equal(run(job, arrays, {"M": m, "N": n, "K": k}, 0, m)["z"], want)
+
+
+@pytest.mark.parametrize("scale", ["1.0", "0.125"])
+@pytest.mark.parametrize(
+    "bound", [Bound("row", "inner", "3"), Bound("inner", "row", "-2"), Bound("row", "column", "1")]
+)
+def test_parts_of_a_masked_product_that_nobody_needs_are_left_out(bound, scale):
+    m, n, k = 40, 50, 45
+    places = dict(zip(("row", "column", "inner"), np.ogrid[:m, :n, :k], strict=True))
+    needed = np.broadcast_to(places[bound.low] <= places[bound.high] + int(bound.shift), (m, n, k))
+    arrays, _ = operands("TN", m, n, k, "float32")
+    if "inner" in (bound.low, bound.high):  # the left operand is 0 elsewhere
+        arrays["x"] = arrays["x"] * needed[:, 0, :].T
+    want = float(scale) * arrays["x"].T.astype(float) @ arrays["w"].astype(float)
+    for packed in (False, True):
+        way = strips(host().lanes("float32"), 16, k, packed)
+        job = matrix_product("TN", (m, n, k), "float32", host(), lambda _, way=way: way, scale=scale, bounds=(bound,))
+        for how in (run, run_plain):
+            found = how(job, arrays, {}, 0, m)["z"]
+            close(np.where(needed.any(axis=2), found, 0), np.where(needed.any(axis=2), want, 0))
+
+
+def test_a_strip_of_which_a_part_is_not_packed_is_noticed(monkeypatch):
+    whole = product.pack_left
+    monkeypatch.setattr(product, "pack_left", lambda leaf: [next(whole(leaf)), "    pass"])
+    job = matrix_product("TN", (12, 40, 20), "float32", host(), lambda way: strips(way.lanes, 16, 20, True))
+    arrays, want = operands("TN", 12, 40, 20, "float32")
+    with pytest.raises(AssertionError):
+        close(run_plain(job, arrays, {}, 0, 12)["z"], want)
 
 
 def test_a_tile_that_forgets_its_last_rows_is_noticed(monkeypatch):

@@ -17,6 +17,7 @@ from chainrule.codegen.expressions import Symbol, real
 from chainrule.codegen.flatten import LEAST, Guard, clipped, flat_position, merged, unguarded
 from chainrule.codegen.kernel import Writer
 from chainrule.codegen.operand import Bound, Index
+from chainrule.codegen.packing import PAD
 from chainrule.codegen.product import EPILOGUE, SMALL, Extent, Operand, Shape, Way, calls, choose, product_lines
 from chainrule.codegen.statement import comment_of, write_statement
 from chainrule.ir.expression import index_symbol, product, slot
@@ -31,6 +32,9 @@ OWN = (
     "row",
     "column",
     "sums",
+    "low",
+    "narrow",
+    "corner",
     "k",
     "c",
     "squares",
@@ -208,7 +212,7 @@ def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: 
         _closed(list(names), w)
         _loops(leaf, row, column, w)
         return False
-    after = after if way.method == "tile" else None
+    after = after if way.method == "tile" and not (way.strip and way.depth) else None
     panel = ""
     if after is not None and after.first is not None:
         width = way.vectors * way.lanes
@@ -230,6 +234,7 @@ def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: 
         accumulate=leaf.accumulate,
         prefix=prefix,
         panel=_panel(way, leaf, w),
+        strip=_strip(way, leaf, row, w),
         epilogue=after is not None,
         bounds=_bounds(leaf, row, column, w),
     )
@@ -319,8 +324,22 @@ def _panel(way: Way, leaf: Product, w: Writer) -> str:
     """The scratch array that `right` is packed into."""
     if way.panel is None:
         return ""
-    count = sp.Integer(way.depth) if way.depth else product(w.over_dims(sp.Add(r.stop, -r.start)) for r in leaf.inner)
-    return w.view(_local(w, f"{leaf.right.tensor}_panel", (sp.expand(count), sp.Integer(way.panel[1]))))
+    return w.view(_local(w, f"{leaf.right.tensor}_panel", (_deep(way, leaf, w), sp.Integer(way.panel[1]))))
+
+
+def _strip(way: Way, leaf: Product, row: Range, w: Writer) -> str:
+    """The scratch array that `left` is packed into."""
+    if not way.strip:
+        return ""
+    rows = w.over_dims(sp.Add(row.stop, -row.start)) + way.rows
+    return w.view(_local(w, f"{leaf.left.tensor}_strip", (rows, _deep(way, leaf, w) + PAD)))
+
+
+def _deep(way: Way, leaf: Product, w: Writer) -> sp.Expr:
+    """How many inner indices are packed at a time."""
+    if way.depth:
+        return sp.Integer(way.depth)
+    return sp.expand(product(w.over_dims(sp.Add(r.stop, -r.start)) for r in leaf.inner))
 
 
 def _local(w: Writer, name: str, shape: tuple[sp.Expr, ...] = ()) -> str:

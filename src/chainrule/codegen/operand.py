@@ -57,7 +57,7 @@ class Way:
     """How a product is computed. panel: the shape of the scratch array that `right` is packed into, or None.
 
     The panel's first extent is None where the number of inner indices is known at run time only. depth: so many inner
-    indices are summed at a time, or None: all.
+    indices are summed at a time, or None: all. strip: `left` is packed as well, all rows of so many inner indices.
     """
 
     method: Method
@@ -66,6 +66,7 @@ class Way:
     lanes: int = 1
     panel: tuple[int | None, int] | None = None
     depth: int | None = None
+    strip: bool = False
 
 
 Index = Literal["row", "column", "inner"]
@@ -95,6 +96,7 @@ class Leaf:
     accumulate: bool
     prefix: str
     panel: str
+    strip: str = ""
     around: Extent | None = None
     bounds: tuple[Bound, ...] = ()
 
@@ -104,6 +106,11 @@ class Leaf:
     @property
     def width(self) -> int:
         return self.way.lanes * self.way.vectors
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the sums are the result: they are not scaled."""
+        return self.scale in ("1.0", "float32(1.0)")
 
 
 # Source.

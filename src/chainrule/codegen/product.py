@@ -37,18 +37,18 @@ from chainrule.codegen.operand import (
     times,
     wholes,
 )
-from chainrule.codegen.packing import pack_right
+from chainrule.codegen.packing import pack_left, pack_right, strip_place
 from chainrule.codegen.target import Target
 
 __all__ = ["EPILOGUE", "Bound", "Extent", "Operand", "Shape", "Way", "calls", "choose", "product_lines"]
 
 SMALL = 512  # multiplications: below, a tile's edges cost more than they save
-MIDDLE = 2**20  # above, OpenBLAS's packing of both operands may pay
 LARGE = 2**29  # above, its blocking for all caches pays
 COLLISION = 2048  # bytes: rows so far apart share few sets of the first cache
 NEAR = 36_000  # bytes of a panel that the first cache holds beside the rest
 IN_FLIGHT = 10  # sums that two pipelines of four cycles keep waiting, and a little more
 DEEP = 256  # inner indices at a time, where a panel is cut
+STRIP = 1 << 19  # bytes of a packed left operand that the second cache holds beside the rest
 
 
 def choose(
@@ -66,10 +66,7 @@ def choose(
     if into.column != "1" or m * n * k < SMALL:
         return Way("direct")
     lanes, size = target.lanes(element), target_bytes(element)
-    large = m >= 64 and m * n * k >= LARGE
-    # a left operand whose rows lie side by side and whose places collide would have to be packed as well
-    scattered = left.row == "1" and k >= DEEP and m * n * k >= MIDDLE and _collides("".join(left.inner[:1]), size)
-    if (large or scattered) and _is_matrix(left, left.row) and _is_matrix(right, right.column):
+    if m >= 64 and m * n * k >= LARGE and _is_matrix(left, left.row) and _is_matrix(right, right.column):
         return Way("blas")
     vectors = min(max(-(-n // lanes), 1), target.widest)
     most = target.tallest(vectors)
@@ -78,8 +75,14 @@ def choose(
     rows = _tile_rows(shape.rows, shape.typical_rows, min(most, 14 if vectors > 1 else 16), vectors)
     collides = _collides(stride, size) and k >= 64 and m >= 4 * rows and n > width
     pack = right.column != "1" or collides
+    strip = left.row == "1" and len(left.inner) == 1 and k >= 64 and n > width and _collides(left.inner[0], size)
+    if strip and not accumulate:
+        rows = 1 << (min(most, 8).bit_length() - 1)
+        near = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
+        depth = _depth(shape.inner, min(near // (width * size), STRIP // (m * size)))
+        return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth, strip)
     cut = pack and bool(stride) and not accumulate and (shape.inner is None or k * width * size > NEAR)
-    depth = _depth(shape.inner, width * size) if cut and m >= 2 * rows and n > width else None
+    depth = _depth(shape.inner, NEAR // (width * size)) if cut and m >= 2 * rows and n > width else None
     return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth)
 
 
@@ -88,12 +91,12 @@ def _collides(stride: str, size: int) -> bool:
     return stride.isdigit() and int(stride) > 0 and int(stride) * size % COLLISION == 0
 
 
-def _depth(known: int | None, row: int) -> int:
-    """How many inner indices at a time: parts of about equal length that the first cache holds."""
+def _depth(known: int | None, most: int) -> int | None:
+    """How many inner indices at a time, in parts of about equal length; None: all."""
     if known is None:
-        return DEEP
-    parts = -(-known * row // NEAR)
-    return -(-known // parts // 16) * 16
+        return max(min(DEEP, most // 16 * 16), 16)
+    parts = -(-known // max(most, 16))
+    return -(-known // parts // 16) * 16 if parts > 1 else None
 
 
 def target_bytes(element: str) -> int:
@@ -138,15 +141,16 @@ def product_lines(
     accumulate: bool = False,
     prefix: str = "p",
     panel: str = "",
+    strip: str = "",
     epilogue: bool = False,
     bounds: tuple[Bound, ...] = (),
 ) -> list[str]:
-    """The leaf's source, unindented. prefix: what the leaf's own variables start with; panel: the scratch view.
+    """The leaf's source, unindented. prefix: what the leaf's own variables start with; panel, strip: scratch views.
 
     `scale` is an expression of the element's type. Names that it calls: `calls`. epilogue: mark with a line EPILOGUE
     where the columns from ``<prefix>_column`` to ``<prefix>_end`` are done. bounds: what may be left out.
     """
-    leaf = Leaf(way, target, left, right, rows, columns, inner, scale, accumulate, prefix, panel, bounds=bounds)
+    leaf = Leaf(way, target, left, right, rows, columns, inner, scale, accumulate, prefix, panel, strip, bounds=bounds)
     if way.method == "direct":
         raise ValueError("a direct product is plain loops, which the caller prints")
     return list(_blas(leaf) if way.method == "blas" else _tiled(leaf, epilogue))
@@ -177,6 +181,19 @@ def _store(leaf: Leaf) -> str:
 
 
 def _tiled(leaf: Leaf, epilogue: bool) -> Iterator[str]:
+    """Panel after panel; where `left` is packed, its strips are the outermost loop."""
+    if not leaf.way.strip:
+        yield from _panels(leaf, epilogue)
+    elif leaf.way.depth is None:
+        yield from pack_left(leaf)
+        yield from _panels(leaf, epilogue)
+    else:
+        lines, part = _part(leaf)
+        yield from lines
+        yield from indent([*pack_left(part), *_panels(part, epilogue=False)])
+
+
+def _panels(leaf: Leaf, epilogue: bool) -> Iterator[str]:
     """Panels of `width` columns, then what is left of them with masks."""
     column, width, columns = leaf.name("column"), leaf.width, leaf.columns
     known = columns.known
@@ -196,21 +213,26 @@ def _tiled(leaf: Leaf, epilogue: bool) -> Iterator[str]:
 
 def _parts(leaf: Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
     """One panel, all of it or part after part of the inner indices."""
-    depth = leaf.way.depth
-    if depth is None:
+    if leaf.way.depth is None or leaf.around is not None:
         yield from _panel(leaf, column, count, vectors)
         return
-    (inner,) = leaf.inner
-    first, last = leaf.name("first"), leaf.name("last")
-    known = inner.known
+    lines, part = _part(leaf)
+    yield from lines
+    yield from indent(_panel(part, column, count, vectors))
+
+
+def _part(leaf: Leaf) -> tuple[list[str], Leaf]:
+    """The leaf of a part of the inner indices, and the loop over these parts around it."""
+    depth, (inner,) = leaf.way.depth, leaf.inner
+    first, last, known = leaf.name("first"), leaf.name("last"), inner.known
+    assert depth is not None
     once = inner.stop if known else f"maximum({inner.stop}, {plus(inner.start, '1')})"  # zeros, for a sum of nothing
-    yield f"for {first} in range({inner.start}, {once}, {depth}):"
-    part = Extent(inner.name, first, last)
-    yield from indent([
-        f"{last} = {first} + {depth}" if known and known % depth == 0
-        else f"{last} = minimum({first} + {depth}, {inner.stop})",
-        *_panel(replace(leaf, inner=(part,), around=inner), column, count, vectors),
-    ])  # fmt: skip
+    whole = known is not None and known > 0 and known % depth == 0
+    lines = [
+        f"for {first} in range({inner.start}, {once}, {depth}):",
+        f"    {last} = {first} + {depth}" if whole else f"    {last} = minimum({first} + {depth}, {inner.stop})",
+    ]
+    return lines, replace(leaf, inner=(Extent(inner.name, first, last),), around=inner)
 
 
 def _panel(leaf: Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
@@ -234,38 +256,67 @@ def _panel(leaf: Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
 
 
 def _tile(leaf: Leaf, row: str, column: str, height: int, vectors: int, columns: str, rows: str) -> Iterator[str]:
-    sums, target, left, right = leaf.name("sums"), leaf.target, leaf.left, leaf.right
+    """One tile: its sums from zeros or from what the parts before left, all inner indices, the store."""
+    sums, target, around = _sums_name(leaf, height, vectors), leaf.target, leaf.around
     shape = f"{height}, {vectors}, {leaf.way.lanes}"
-    whole = rows == str(height) and columns == str(vectors * leaf.way.lanes)
-    counted = leaf.way.panel is not None and len(leaf.inner) != 1  # else the inner index itself counts the panel's rows
-    k = leaf.name("k")
     into = f"{target.view}, {place(target, row, column)}, {target.row}"
-    around = leaf.around
+    bounds, bounded = _bounded(leaf, row, column, height, vectors)
+    lines = [*bounds]
     if around is None:
-        yield f"{sums} = tile({target.view}, {shape})"
+        lines.append(f"{sums} = tile({target.view}, {shape})")
     else:
-        yield f"if {leaf.inner[0].start} == {around.start}:"
-        yield f"    {sums} = tile({target.view}, {shape})"
-        yield "else:"
-        yield f"    {sums} = load_tile({into}, {shape}, {rows}, {columns})"
-    if counted:
-        yield f"{k} = 0"
-    if leaf.way.panel is not None:
-        at = k if counted else minus(leaf.inner[0].name, leaf.inner[0].start)
-        here, count = f"{leaf.panel}, {times(at, str(leaf.width))}", str(vectors * leaf.way.lanes)
-        whole = rows == str(height)
-    else:
-        here, count = f"{right.view}, {place(right, '0', column)}", columns
-    places = f"{sums}, {left.view}, {place(left, row, '0')}, {left.row}, {here}"
-    body = [f"{sums} = rank1({places})" if whole else f"{sums} = rank1_part({places}, {rows}, {count})"]
-    lines, bounded = _bounded(leaf, row, column, height, vectors)
-    yield from lines
-    yield from inner_loops(bounded, [*body, f"{k} += 1"] if counted else body)
+        lines += [
+            f"if {leaf.inner[0].start} == {around.start}:",
+            f"    {sums} = tile({target.view}, {shape})",
+            "else:",
+            f"    {sums} = load_tile({into}, {shape}, {rows}, {columns})",
+        ]
+    lines += _sums(leaf, bounded, row, column, height, vectors, columns, rows)
     scale = leaf.scale
-    if around is not None and scale not in ("1.0", "float32(1.0)"):
+    if around is not None and not leaf.is_plain:
         one = "float32(1.0)" if scale.startswith("float32(") else "1.0"
         scale = f"({scale} if {leaf.inner[0].stop} == {around.stop} else {one})"
-    yield f"{_store(leaf)}({sums}, {into}, {scale}, {rows}, {columns})"
+    lines.append(f"{_store(leaf)}({sums}, {into}, {scale}, {rows}, {columns})")
+    if around is None or not bounds or not (leaf.is_plain or all(b.low != "inner" for b in leaf.bounds)):
+        yield from lines
+        return
+    # a part of which nothing is needed leaves the sums as they are, but for the last one's scale
+    yield from lines[: len(bounds)]
+    (part,) = bounded.inner
+    yield f"if ({part.start} < {part.stop}) | ({leaf.inner[0].start} == {around.start}):"
+    yield from indent(lines[len(bounds) :])
+
+
+def _sums_name(leaf: Leaf, height: int, vectors: int) -> str:
+    """A variable of its own for each shape of tile, where one loop holds several: it has one type all around."""
+    low, narrow = height < leaf.way.rows, vectors < leaf.way.vectors
+    if leaf.around is None or not (low or narrow):
+        return leaf.name("sums")
+    return leaf.name("corner" if low and narrow else "low" if low else "narrow")
+
+
+def _sums(
+    leaf: Leaf, bounded: Leaf, row: str, column: str, height: int, vectors: int, columns: str, rows: str
+) -> Iterator[str]:
+    """The loop over the inner indices of one tile."""
+    left, right, k, sums = leaf.left, leaf.right, leaf.name("k"), _sums_name(leaf, height, vectors)
+    counted = leaf.way.panel is not None and len(leaf.inner) != 1  # else the inner index itself counts the panel's rows
+    at = k if counted else minus(leaf.inner[0].name, leaf.inner[0].start) if leaf.inner else "0"
+    if leaf.way.panel is not None:
+        here, count = f"{leaf.panel}, {times(at, str(leaf.width))}", str(vectors * leaf.way.lanes)
+    else:
+        here, count = f"{right.view}, {place(right, '0', column)}", columns
+    if leaf.way.strip:  # rows that do not exist are zeros there
+        there = f"{leaf.strip}, {plus(strip_place(leaf, row), times(at, str(leaf.way.rows)))}, 1"
+        rows = str(height)
+    else:
+        there = f"{left.view}, {place(left, row, '0')}, {left.row}"
+    whole = rows == str(height) and count == str(vectors * leaf.way.lanes)
+    body = [f"{sums} = rank1({sums}, {there}, {here})" if whole else
+            f"{sums} = rank1_part({sums}, {there}, {here}, {rows}, {count})"]  # fmt: skip
+    if counted:
+        yield f"{k} = 0"
+    yield from inner_loops(bounded, [*body, f"{k} += 1"] if counted else body)
 
 
 def _bounded(leaf: Leaf, row: str, column: str, height: int, vectors: int) -> tuple[list[str], Leaf]:
