@@ -10,7 +10,7 @@ that the read does not have; not through shifted or computed reads, and not beyo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import reduce
@@ -130,7 +130,7 @@ def _offset(read: Access, by: int) -> Access:
     return read.renamed(_later(read.slots, by))
 
 
-def _later(symbols: set[sp.Symbol], by: int) -> dict[sp.Basic, sp.Basic]:
+def _later(symbols: Set[sp.Symbol], by: int) -> dict[sp.Basic, sp.Basic]:
     return {slot(slot_number(s), sort): slot(slot_number(s) + by, sort) for s in symbols if is_slot(s) for sort in Sort}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import sympy as sp
@@ -70,9 +70,9 @@ class Access:
     outside: sp.Expr | None = None  # None: proved to stay inside
 
     @property
-    def slots(self) -> set[sp.Symbol]:
+    def slots(self) -> frozenset[sp.Symbol]:
         """The slots that must be read before this access can be."""
-        return {s for i in self.indices for s in i.free_symbols if is_slot(s)}
+        return _slots(self.indices)
 
     @property
     def places(self) -> dict[sp.Basic, sp.Expr]:
@@ -82,6 +82,11 @@ class Access:
     def renamed(self, names: Mapping[sp.Basic, sp.Basic]) -> Access:
         indices = tuple(i.xreplace(names) for i in self.indices)
         return self if indices == self.indices else Access(self.tensor, indices, self.outside)
+
+
+@lru_cache(maxsize=65536)  # equal layers read at equal places
+def _slots(indices: tuple[sp.Expr, ...]) -> frozenset[sp.Symbol]:
+    return frozenset(s for i in indices for s in i.free_symbols if is_slot(s))
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,9 @@ def circles_among(members: Sequence[Formula], reads: Reads | None = None) -> lis
     """Those of `members` that read each other, or themselves, each circle in their order. reads: those that count, if
     not all."""
     reads = reads_among(members) if reads is None else reads
+    place = {f.out: k for k, f in enumerate(members)}
+    if all(place[read.tensor] < place[f.out] for f, read in reads):  # in order, as most are
+        return []
     alone = {f.out for f, read in reads if read.tensor == f.out}
     found = nx.strongly_connected_components(_network(members, reads))
     return [[f for f in members if f.out in names] for names in found if len(names) > 1 or names <= alone]

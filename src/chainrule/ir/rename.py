@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from chainrule.ir.formula import Formula, Origin
+from chainrule.ir.formula import Access, Formula, Index, Origin
 
 NOWHERE = Origin()
 _FIELDS = tuple(field.name for field in fields(Formula))
@@ -18,8 +18,8 @@ def amend(f: Formula, **changes: Any) -> Formula:
     This is `dataclasses.replace` without normalising again, which is most of what a copy costs.
     """
     copy = object.__new__(Formula)
-    for name in _FIELDS:
-        object.__setattr__(copy, name, changes[name] if name in changes else getattr(f, name))
+    own = f.__dict__
+    copy.__dict__.update({name: own[name] for name in _FIELDS}, **changes)
     return copy
 
 
@@ -27,7 +27,7 @@ def rename(f: Formula, names: Mapping[str, str]) -> Formula:
     """`f` with its tensors, `out` among them, called by `names`; those not in it keep theirs."""
     if not any(names.get(t, t) != t for t in (f.out, *f.tensors)):
         return f
-    reads = tuple(replace(r, tensor=names.get(r.tensor, r.tensor)) for r in f.reads)
+    reads = tuple(Access(names.get(r.tensor, r.tensor), r.indices, r.outside) for r in f.reads)
     out = names.get(f.out, f.out)
     if len({r.tensor for r in reads}) < len(set(f.tensors)):  # two tensors became one: their accesses may be equal
         return replace(f, out=out, reads=reads)
@@ -47,8 +47,8 @@ def show_names(f: Formula, axes: Sequence[str], over: Sequence[str]) -> Formula:
     """`f` with other pretty names for its indices."""
     return amend(
         f,
-        axes=tuple(replace(a, name=name) for a, name in zip(f.axes, axes, strict=True)),
-        over=tuple(replace(r, name=name) for r, name in zip(f.over, over, strict=True)),
+        axes=tuple(Index(a.symbol, a.extent, name) for a, name in zip(f.axes, axes, strict=True)),
+        over=tuple(Index(r.symbol, r.extent, name) for r, name in zip(f.over, over, strict=True)),
     )
 
 

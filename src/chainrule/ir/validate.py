@@ -15,7 +15,7 @@ from chainrule.errors import ChainruleError
 from chainrule.ir.affine import may_be_empty
 from chainrule.ir.expression import FUNCTIONS, LocallyConstant, Select, dim_symbol, is_slot, slot, slot_number
 from chainrule.ir.formula import Access, DType, Extent, Formula, Reduce, free_symbols
-from chainrule.ir.graph import Graph, Node
+from chainrule.ir.graph import Graph
 from chainrule.ir.text import formula_text
 
 LEGAL = (
@@ -53,41 +53,40 @@ def problems(graph: Graph, before: Graph | None = None) -> Iterator[str]:
         if name in known:
             yield f"{name} is given twice"
         known.add(name)
+    tensors = graph.tensors
+    was = {} if before is None or before.dims is not graph.dims else before.producers
+    same = set() if before is None else _same(graph, before)
     for node in graph.nodes:
         if node.out in known:
             yield f"{node.out} is made twice"
         for name in node.tensors:
-            if name not in graph.tensors:
-                yield f"{node.out} reads {name}, which nothing makes"
-            elif name not in known and not (graph.is_recurrent(name) and graph.is_recurrent(node.out)):
-                yield f"{node.out} reads {name} before it is made"
+            if name not in known and not (graph.is_recurrent(name) and graph.is_recurrent(node.out)):
+                yield f"{node.out} reads {name}{' before it is made' if name in tensors else ', which nothing makes'}"
         known.add(node.out)
-        if before is not None and _stands_in(before, node, graph):
+        if was.get(node.out) is node and same.issuperset(node.tensors):
             continue
-        yield from _extents(node, dims)
-        if isinstance(node, Formula) and graph.tensors.keys() >= set(node.tensors):
+        extents = tuple(i.extent for i in node.indices) if isinstance(node, Formula) else node.shape
+        for extent in _no_extents(extents, dims):
+            yield f"{node.out} has an axis of extent {extent}, neither an integer nor a dim"
+        if isinstance(node, Formula) and tensors.keys() >= set(node.tensors):
             yield from (f"{problem} in {formula_text(node)}" for problem in _formula(node, graph, dims))
     yield from _roots(graph, known)
 
 
-def _stands_in(before: Graph, node: Node, graph: Graph) -> bool:
-    """Whether `before` has this very node, and the same tensors behind its reads."""
-    if before.dims is not graph.dims or before.producers.get(node.out) is not node:
-        return False
-    made, was = graph.producers, before.producers
-    return all(
-        (name in made and made[name] is was.get(name)) or before.tensors.get(name) == graph.tensors.get(name)
-        for name in node.tensors
-    )
+def _same(graph: Graph, before: Graph) -> set[str]:
+    """The tensors of `graph` that `before` has as well."""
+    made, was, tensors = graph.producers, before.producers, before.tensors
+    return {
+        name
+        for name, tensor in graph.tensors.items()
+        if (name in made and made[name] is was.get(name)) or tensors.get(name) == tensor
+    }
 
 
-def _extents(node: Node, dims: frozenset[sp.Symbol]) -> Iterator[str]:
-    extents: tuple[Extent, ...] = node.shape
-    if isinstance(node, Formula):
-        extents = tuple(i.extent for i in node.indices)
-    for extent in extents:
-        if not (extent.is_Integer and extent >= 0) and extent not in dims:
-            yield f"{node.out} has an axis of extent {extent}, neither an integer nor a dim"
+@lru_cache(maxsize=65536)
+def _no_extents(extents: tuple[Extent, ...], dims: frozenset[sp.Symbol]) -> tuple[Extent, ...]:
+    """Those of `extents` that are neither an integer nor a dim."""
+    return tuple(e for e in extents if not (e.is_Integer and e >= 0) and e not in dims)
 
 
 def _formula(f: Formula, graph: Graph, dims: frozenset[sp.Symbol]) -> Iterator[str]:
@@ -101,7 +100,8 @@ def _formula(f: Formula, graph: Graph, dims: frozenset[sp.Symbol]) -> Iterator[s
         other = slot(k, DType.FLOAT.sort if tensor.dtype is not DType.FLOAT else DType.INT.sort)
         if other in law.symbols:
             yield f"slot {k} is not of the dtype of {read.tensor}"
-        yield from _slots_of_indices(read, f, graph)
+        if read.slots:
+            yield from _slots_of_indices(read, f, graph)
     if f.reduce is Reduce.ARGMAX:
         yield from _places(f, graph)
 

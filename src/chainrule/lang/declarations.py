@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import sympy as sp
 
@@ -192,4 +193,9 @@ def double(value: sp.Expr, span: Span) -> float:
         raise SourceError(span, f"{value} is not known before run time", (), "write a number")
     if value.is_Rational and value != 0 and not 1e-320 < abs(value) < FLOAT_MAX:
         raise SourceError(span, "a number that no double holds", (), "doubles end at 1e308")
+    return _double(value)
+
+
+@lru_cache(maxsize=4096)  # equal layers start by equal laws
+def _double(value: sp.Expr) -> float:
     return int(value.p) / int(value.q) if value.is_Rational else float(value)

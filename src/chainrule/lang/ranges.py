@@ -32,7 +32,7 @@ class Var:
     span: Span
     written: bool = False  # its range stands in the text
     extent: Extent | None = None
-    meets: list[tuple[Extent, str, Span]] = field(default_factory=list)  # its plain accesses
+    meets: list[tuple[Extent, Tensor, Span]] = field(default_factory=list)  # its plain accesses
 
     @property
     def index(self) -> Index:
@@ -212,7 +212,7 @@ class Ranges:
         positions = self.positions(e, tensor, frame)
         for item, axis in positions:
             if isinstance(item, s.Name) and (var := frame.find(item.path)) is not None:
-                var.meets.append((tensor.shape[axis], f"{described(tensor)}", item.span))
+                var.meets.append((tensor.shape[axis], tensor, item.span))
             elif not isinstance(item, Var):
                 self.walk(item, frame)
 
@@ -373,7 +373,7 @@ class Ranges:
         first, origin, _ = var.meets[0]
         for extent, other, span in var.meets[1:]:
             if extent != first:
-                facts = (f"{origin}: {var.name} < {first}", f"{other}: {var.name} < {extent}")
+                facts = (f"{described(origin)}: {var.name} < {first}", f"{described(other)}: {var.name} < {extent}")
                 way_out = f"make the two axes equal, or write the range: {var.name} < {first}"
                 raise SourceError(span, f"index {var.name} runs over two extents", facts, way_out)
         return first
