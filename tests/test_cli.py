@@ -35,7 +35,7 @@ class Step:
         self.scalars = {"rate": 0.5}
         self.steps = 0
         inputs = (SimpleNamespace(name="x"), SimpleNamespace(name="label"))
-        executable = SimpleNamespace(name="net", inputs=inputs, unread=())
+        executable = SimpleNamespace(name="net", inputs=inputs, unread=(), tuned={"a product": "8×2"})
         self.runner = SimpleNamespace(threads=1, executable=executable)
 
     def scores(self, x):

@@ -21,6 +21,7 @@ import lazy_loader
 import llvmlite
 
 import chainrule
+from chainrule.choices import Choices, encode
 from chainrule.errors import ChainruleError
 from chainrule.executable import FORMAT, TAPE_FORMAT, WALKER_SYMBOL
 from chainrule.options import Options
@@ -46,22 +47,56 @@ def cache() -> Cache:
 
 def executable(source: Source, options: Options) -> Compiled:
     """The program that `options` ask of `source`, with its objects. Raises SourceError where the text is wrong."""
-    name = name_of(source, options)
-    found = cache().find(name)
+    asked, measured = name_of(source, options), choices()
+    products = cache().find_products(asked) if measured else ()
+    found = None if products is None else cache().find(_chosen_name(asked, measured, products))
     if found is not None:
         return found
     _begin_walker()
     from chainrule.codegen import Kept
     from chainrule.compiler import compile_source
 
-    made = Compiled(*compile_source(source, options, Kept(_find_kernel, _keep_kernel)))
-    cache().keep(name, made.executable, made.objects)
+    made = Compiled(*compile_source(source, options, Kept(_find_kernel, _keep_kernel), measured))
+    products = made.executable.products
+    cache().keep_products(asked, products)
+    cache().keep(_chosen_name(asked, measured, products), made.executable, made.objects)
     return made
 
 
 def name_of(source: Source, options: Options) -> str:
-    """The key of the program that `options` ask of `source`: made of all that decides it, and of no parse."""
+    """The key of what `options` ask of `source`: made of all that decides it but measured choices, and of no parse."""
     return key([*_versions(), *_asked(source, options)])
+
+
+def _chosen_name(asked: str, measured: Choices, products: Sequence[str]) -> str:
+    """The key of the program itself: tuned and untuned ones never mix, and what others tuned changes nothing here."""
+    own = {name: measured[name] for name in products if name in measured}
+    return key([asked, encode(own)]) if own else asked
+
+
+def choices() -> Choices:
+    """What was measured for this CPU, by `chainrule tune`."""
+    return cache().find_choices(_machine())
+
+
+def keep_choices(found: Choices) -> None:
+    """Let programs that are compiled from now on, in any process, be made with these."""
+    cache().keep_choices(_machine(), found)
+
+
+def _machine() -> str:
+    """The name of this CPU's table of choices."""
+    from chainrule.codegen.target import host
+
+    return key(["choices", chainrule.__version__, str(host())])
+
+
+def trials(source: Source, options: Options) -> Any:
+    """The program that `options` ask of `source`, derived and scheduled once, to be compiled with many choices."""
+    from chainrule.codegen import Kept
+    from chainrule.trials import Trials
+
+    return Trials(source, options, Kept(_find_kernel, _keep_kernel))
 
 
 def _find_kernel(symbol: str) -> bytes | None:

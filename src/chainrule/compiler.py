@@ -12,6 +12,7 @@ import sympy as sp
 from msgspec import structs
 
 from chainrule import codegen, lang
+from chainrule.choices import COST_MODEL, Choices
 from chainrule.derive import backward, expand_gradient
 from chainrule.errors import ChainruleError, SourceError, nearest
 from chainrule.executable import Executable
@@ -213,13 +214,23 @@ def program(compiled: Compiled, options: Options) -> Program:
 
 
 def compile_source(
-    source: Source, options: Options, kept: codegen.Kept | None = None
+    source: Source, options: Options, kept: codegen.Kept | None = None, choices: Choices = COST_MODEL
 ) -> tuple[Executable, dict[str, bytes]]:
-    """The executable of `source`, and its object files by the SHA-256 of their bytes; kernels that are kept serve."""
+    """The executable of `source`, and its object files by the SHA-256 of their bytes; kernels that are kept serve.
+
+    choices: of products, as they were measured.
+    """
     with _uncollected():
         compiled = derive(source, options)
         scheduled = program(compiled, options)
-    executable, objects, _ = codegen.emit(scheduled, element=options.dtype, kept=kept)
+    return emitted(compiled, scheduled, options, kept, choices)
+
+
+def emitted(
+    compiled: Compiled, scheduled: Program, options: Options, kept: codegen.Kept | None, choices: Choices
+) -> tuple[Executable, dict[str, bytes]]:
+    """`compile_source` of what is derived and scheduled already."""
+    executable, objects, _ = codegen.emit(scheduled, element=options.dtype, kept=kept, choices=choices)
     gradients = {} if options.mode != "gradient" else dict(compiled.gradients)
     needed = {tensor.name for tensor in compiled.graph.inputs}
     unread = tuple(tensor.name for tensor in compiled.written.inputs if tensor.name not in needed)

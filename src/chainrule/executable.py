@@ -18,6 +18,8 @@ from typing import Literal
 
 import msgspec
 
+from chainrule.choices import Choice
+
 Term = tuple[float, tuple[str, ...]]
 """A coefficient and the dims that it multiplies; a dim named twice is squared."""
 
@@ -166,6 +168,8 @@ class Executable(msgspec.Struct, frozen=True):
     gradients: dict[str, str] = {}  # of a program that returns them: what each tensor's gradient is called
     unread: tuple[str, ...] = ()  # inputs of the model that this program does not need
     summary: dict[str, int | str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
+    products: tuple[str, ...] = ()  # the names of its products' cases: what a table of choices may decide
+    tuned: dict[str, Choice] = {}  # those that were measured, and not chosen by the cost model
 
 
 def evaluate(polynomial: Polynomial, sizes: Mapping[str, int]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from chainrule.choices import Choice
 from chainrule.errors import ChainruleError, ChainruleWarning
 from chainrule.executable import encode
 from chainrule.runtime.cache import Cache, default_limit, digest, key
@@ -62,6 +63,32 @@ def test_a_kernel_is_found_by_the_key_of_its_source(folder):
     Cache(folder).keep_kernel(key(["source"]), "axpy", compiled("axpy"))
     assert Cache(folder).find_kernel(key(["source"])) == ("axpy", compiled("axpy"))
     assert Cache(folder).find_kernel(key(["other"])) is None
+
+
+def test_choices_are_added_to_and_never_evicted(folder):
+    name = key(["this machine"])
+    cache = Cache(folder, limit=0)
+    assert cache.find_choices(name) == {}
+    cache.keep_choices(name, {"a": Choice("blas"), "b": Choice("tile", 8, 2, packed=True, depth=64)})
+    cache.keep_choices(name, {"a": Choice("direct")})
+    assert Cache(folder).find_choices(name) == {"a": Choice("direct"), "b": Choice("tile", 8, 2, packed=True, depth=64)}
+    cache.keep_products(name, ("a", "c"))
+    assert [path.suffix for path in folder.iterdir() if path.name != "lock"] == [".choices"]
+
+
+@pytest.mark.parametrize("data", [b"{", b'{"a": {"method": "magic"}}', b'{"a": {"method": "tile", "rows": 0}}', b"[]"])
+def test_choices_that_are_no_table_are_none_with_one_warning(folder, data):
+    name = key(["this machine"])
+    cache = Cache(folder)
+    cache._store([cache._file("choices", name, data)])  # as its checksum says
+    with pytest.warns(ChainruleWarning) as heard:
+        assert [Cache(folder).find_choices(name), Cache(folder).find_choices(name)] == [{}, {}]
+    assert len(heard) == 1
+    Cache(folder).keep_choices(name, {"a": Choice("blas")})
+    (path,) = files(folder, "choices")
+    path.write_bytes(path.read_bytes().replace(b"blas", b"tile"))
+    with pytest.warns(ChainruleWarning, match="truncated or altered"):
+        assert Cache(folder).find_choices(name) == {}
 
 
 def test_keys_do_not_run_together():

@@ -21,10 +21,12 @@ from chainrule.errors import ChainruleError, ChainruleWarning
 if TYPE_CHECKING:
     from chainrule.cli import bench as measured
     from chainrule.cli import models, training
+    from chainrule.cli import tune as tuning
 else:
     measured = lazy_loader.load("chainrule.cli.bench", suppress_warning=True)
     models = lazy_loader.load("chainrule.cli.models", suppress_warning=True)
     training = lazy_loader.load("chainrule.cli.training", suppress_warning=True)
+    tuning = lazy_loader.load("chainrule.cli.tune", suppress_warning=True)
 
 OK, NO, BAD, STOPPED = 0, 1, 2, 130
 """Exit codes: done; the answer is no (a check failed, a goal was missed); bad usage or input; stopped by Ctrl-C."""
@@ -70,6 +72,10 @@ Threads = Annotated[
 Dtype = Annotated[Float, typer.Option("--dtype", help="The program's float.")]
 Optimizer = Annotated[
     str | None, typer.Option(metavar="NAME", help="sgd, momentum, adam, adamw …; or one of the model's file.")
+]
+Size = Annotated[
+    list[str] | None,
+    typer.Option("--size", metavar="DIM=N", help="The size of a dim, as in batch=256; may be repeated."),
 ]
 Checkpoints = Annotated[
     int | None,
@@ -250,10 +256,7 @@ def check(
 def bench(
     model: Model,
     set: Set = None,
-    size: Annotated[
-        list[str] | None,
-        typer.Option("--size", metavar="DIM=N", help="The size of a dim, as in batch=256; may be repeated."),
-    ] = None,
+    size: Size = None,
     optimizer: Optimizer = "sgd",
     checkpoints: Checkpoints = None,
     threads: Threads = None,
@@ -278,6 +281,33 @@ def bench(
     """
     how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints))
     measured.bench_model(how, top, out, json)
+
+
+@app.command(short_help="Choose how products are computed, by measuring.")
+def tune(
+    model: Model,
+    set: Set = None,
+    size: Size = None,
+    optimizer: Optimizer = "sgd",
+    checkpoints: Checkpoints = None,
+    threads: Threads = None,
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Choose how each product of a training step is computed on this machine, by measuring.
+
+    Tiles of other shapes, packed operands, OpenBLAS and plain loops take turns with what the cost model chose, in the
+    kernels that they are in, on drawn inputs. What helped is kept for this CPU, beside the cache, and every program
+    that is compiled from then on uses it, whichever model it is of; sizes that are known at run time only count as
+    --size says. Sums may be added in another order, so results may differ in their last bits.
+
+    \b
+    Examples:
+      chainrule tune graphs/mlp.graph --size batch=256
+      chainrule tune graphs/gpt.graph --size batch=16 --size time=128 --json
+    """
+    how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints))
+    tuning.tune_model(how, json)
 
 
 @app.command(short_help="Show how the gradients were derived.")

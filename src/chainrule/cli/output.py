@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -112,6 +112,20 @@ def watching(quiet: bool) -> Iterator[Watch]:
                 bar.update(task, completed=where.step, total=where.steps, epoch=epoch, latest=latest)
 
             yield watch
+
+
+@contextmanager
+def counting(quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """A bar of how many are done, of how many, and what is next, as `watching` shows epochs."""
+    if quiet:
+        yield lambda done, of, name: None
+    elif not sys.stderr.isatty():
+        yield lambda done, of, name: print(f"{done}/{of} {name}".rstrip(), file=sys.stderr, flush=True)
+    else:
+        columns = (progress.BarColumn(), progress.TextColumn("{task.completed}/{task.total} {task.description}"))
+        with progress.Progress(*columns, console=console.Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("", total=None)
+            yield lambda done, of, name: bar.update(task, completed=done, total=of, description=name)
 
 
 def _line_an_epoch() -> Watch:

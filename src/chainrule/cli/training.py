@@ -121,8 +121,9 @@ def opened(model: Model, path: str, how: Recipe, samples: Data, out: Path, asked
             way_out = "another folder, or the model and settings that the run was begun with"
             raise ChainruleError(f"{out} holds a run of something else\n  Way out: {way_out}")
         step = restored(last, asked.threads)
-        return Run(out, record_of(last, how), fitting(samples, step), step, last)
+        return Run(out, record_of(last, how, step), fitting(samples, step), step, last)
     step = compiled(model, how, asked.dtype, asked.threads, how.seed)
+    record = msgspec.structs.replace(record, tuned=tuned(step))
     return Run(out, record, fitting(samples, step), step, loop.checkpoint_of(step, record, ()))
 
 
@@ -161,8 +162,13 @@ def same(a: Record, b: Record) -> bool:
     return (a.model, a.arguments, a.seed, a.dtype, ours) == (b.model, b.arguments, b.seed, b.dtype, theirs)
 
 
-def record_of(last: Checkpoint, how: Recipe) -> Record:
-    return msgspec.structs.replace(last.record, recipe=how)
+def record_of(last: Checkpoint, how: Recipe, step: Step) -> Record:
+    return msgspec.structs.replace(last.record, recipe=how, tuned=tuned(step))
+
+
+def tuned(step: Step) -> dict[str, str]:
+    """What `chainrule tune` chose of the step's program."""
+    return {product: str(choice) for product, choice in step.runner.executable.tuned.items()}
 
 
 def go_on(
@@ -178,7 +184,7 @@ def go_on(
     how = msgspec.structs.replace(last.record.recipe, **changes)
     step = restored(last, threads)
     samples = fitting(data_of(how, str(folder), data_folder), step)
-    return answered(train(Run(folder, record_of(last, how), samples, step, last), started, json), False, json)
+    return answered(train(Run(folder, record_of(last, how, step), samples, step, last), started, json), False, json)
 
 
 def train(run: Run, started: float, json: bool) -> dict[str, Any]:
@@ -202,6 +208,7 @@ def train(run: Run, started: float, json: bool) -> dict[str, Any]:
     found = loop.verdict(how, curve)
     found |= {"loss": found["train_loss"], "data": run.data.name, "model": run.record.file, "run": str(run.folder)}
     found |= {"optimizer": how.optimizer, "seed": run.record.seed, "threads": run.step.runner.threads}
+    found |= {"tuned": run.record.tuned} if run.record.tuned else {}
     now = time.perf_counter()
     found |= {"train_seconds": round(now - begun, 3), "seconds": round(now - started, 3), "stopped": stopped}
     if how.samples and not stopped:

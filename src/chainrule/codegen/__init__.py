@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from chainrule.codegen.cpu import Kept, emit, saved, sources
+    from chainrule.codegen.cpu import Kept, emit, printed, saved, sources
 
-__all__ = ["Kept", "emit", "saved", "sources"]
+__all__ = ["Kept", "emit", "printed", "saved", "sources"]
 
-__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"cpu": ["Kept", "emit", "saved", "sources"]})
+__getattr__, __dir__, _ = lazy_loader.attach(
+    __name__, submod_attrs={"cpu": ["Kept", "emit", "printed", "saved", "sources"]}
+)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from chainrule.codegen.choices import Case
 from chainrule.codegen.epilogue import is_matrix
 from chainrule.codegen.expressions import Symbol, real
 from chainrule.codegen.flatten import LEAST, Guard, clipped, flat_position, merged, unguarded
 from chainrule.codegen.kernel import Writer
 from chainrule.codegen.operand import Bound, Index
 from chainrule.codegen.packing import PAD
-from chainrule.codegen.product import EPILOGUE, SMALL, Extent, Operand, Shape, Way, calls, choose, product_lines
+from chainrule.codegen.product import EPILOGUE, SMALL, Extent, Operand, Shape, Way, calls, product_lines
 from chainrule.codegen.statement import comment_of, write_statement
 from chainrule.ir.expression import index_symbol, product, slot
 from chainrule.ir.formula import Access, DType, Reduce
@@ -207,7 +208,7 @@ def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: 
     left = _operand(leaf.left, row, None, leaf.inner, w)
     right = _operand(leaf.right, None, column, leaf.inner, w)
     into = _operand(leaf.target, row, column, (), w)
-    way = choose(_shape(leaf, row, column, w), w.element, w.target, left, right, into, accumulate=leaf.accumulate)
+    way = w.way(Case(_shape(leaf, row, column, w), w.element, left, right, into, leaf.accumulate, not guards))
     if way.method == "direct":
         _closed(list(names), w)
         _loops(leaf, row, column, w)

@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 import sympy as sp
+from msgspec import structs
 
 from chainrule import executable as ex
+from chainrule.choices import COST_MODEL, Choices
 from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.collapse import collapsed
 from chainrule.codegen.contraction import Epilogue, write_product
@@ -53,14 +55,19 @@ class Kept:
 
 
 def emit(
-    program: Program, *, element: Element, target: Target | None = None, kept: Kept | None = None
+    program: Program,
+    *,
+    element: Element,
+    target: Target | None = None,
+    kept: Kept | None = None,
+    choices: Choices = COST_MODEL,
 ) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
     """The executable of `program` for `target` (None: this CPU), its objects by SHA-256, and the kernels' sources.
 
-    The source of a kernel that equals an earlier one is that one's.
+    The source of a kernel that equals an earlier one is that one's. choices: of products, as they were measured.
     """
     target = target or host()
-    written = printed(program, element, target)
+    written = printed(program, element, target, choices)
     jobs: dict[str, Job] = {}
     named: dict[Job, str] = {}
     for source in written:
@@ -73,6 +80,9 @@ def emit(
     places = {symbol: k for k, symbol in enumerate(jobs)}
     which = [places[symbol] for symbol in symbols]
     executable = executable_of(program, written, kernels, which, element, str(target))
+    products = {case.key: choice for source in written for case, choice in source.products}
+    tuned = {key: choice for key, choice in products.items() if choices.get(key) == choice}
+    executable = structs.replace(executable, products=tuple(sorted(products)), tuned=tuned)
     objects = {k.object: c.code for k, c in zip(kernels, compiled.values(), strict=True)}
     return executable, objects, {kernel.name: s.text for kernel, s in zip(program.kernels, written, strict=True)}
 
@@ -100,7 +110,7 @@ def sources(program: Program, *, element: Element, target: Target | None = None)
     return {k.name: kernel_source(k, program, names.fresh(k.name), element, target) for k in program.kernels}
 
 
-def printed(program: Program, element: Element, target: Target) -> list[KernelSource]:
+def printed(program: Program, element: Element, target: Target, choices: Choices = COST_MODEL) -> list[KernelSource]:
     """A source for each kernel of `program`; kernels that differ in names alone share the first one's text."""
     names = Names({"lo", "hi", "kernel", *LIBRARY})
     _named_once(program)
@@ -111,7 +121,7 @@ def printed(program: Program, element: Element, target: Target) -> list[KernelSo
         form = form_of(kernel, buffers, dims)
         found = first.get(form.key)
         if found is None:
-            found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target)
+            found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target, choices)
             first[form.key] = found
         result.append(_bound(*found, form))
     return result
@@ -141,7 +151,9 @@ def _dims(program: Program) -> frozenset[sp.Symbol]:
     return frozenset(dim_symbol(dim.name) for dim in program.dims)
 
 
-def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element, target: Target) -> KernelSource:
+def kernel_source(
+    kernel: Kernel, program: Program, entry: str, element: Element, target: Target, choices: Choices = COST_MODEL
+) -> KernelSource:
     """`kernel` as a Python function named `entry`."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
     dims = _dims(program)
@@ -150,7 +162,7 @@ def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element
     kernel, whole = stripped(kernel, buffers, target.lanes(element))
     buffers |= {b.name: b for b in kernel.locals}
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
-    w = Writer(kernel, buffers, dims, element, target, stores=stores, whole=whole)
+    w = Writer(kernel, buffers, dims, element, target, stores=stores, whole=whole, choices=choices)
     w.names.fresh(entry)
     _write_blocks(kernel, w)
     given, own, names, parameters = parameters_of(w)
@@ -165,6 +177,7 @@ def kernel_source(kernel: Kernel, program: Program, entry: str, element: Element
         buffers=tuple(given),
         sizes=tuple(w.sizes),
         draws=tuple(w.draws),
+        products=tuple(w.products.values()),
         scratch=tuple((w.views[n][1].element, tuple(w.over_dims(e) for e in w.buffers[n].shape)) for n in own),
         reads=tuple(k for k, name in enumerate(given) if name in w.read),
         writes=tuple(k for k, name in enumerate(given) if name in w.written),

@@ -13,10 +13,13 @@ from typing import Literal
 
 import sympy as sp
 
+from chainrule.choices import Choice, Choices
+from chainrule.codegen.choices import Case, choice_of, way_of
 from chainrule.codegen.expressions import Scope, Symbol, condition, integer
 from chainrule.codegen.names import Names, plain
 from chainrule.codegen.objects import NAMES as LIBRARY
 from chainrule.codegen.objects import Array, Job, Parameter, Size
+from chainrule.codegen.operand import Way
 from chainrule.codegen.target import Target
 from chainrule.errors import ChainruleError
 from chainrule.ir.formula import Access, DType
@@ -46,6 +49,7 @@ class KernelSource:
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     draws: tuple[str, ...] = ()
+    products: tuple[tuple[Case, Choice], ...] = ()  # each with how it is computed
 
 
 @dataclass
@@ -74,6 +78,14 @@ class Writer:
     stores: frozenset[str] = frozenset()  # what the whole kernel writes
     moved: dict[str, tuple[str, tuple[sp.Expr, ...]]] = field(default_factory=dict)  # where a panel of a tensor lies
     hoisted: dict[sp.Basic, tuple[str, str]] = field(default_factory=dict)  # names and texts, for its top
+    choices: Choices = field(default_factory=dict)  # what was measured
+    products: dict[str, tuple[Case, Choice]] = field(default_factory=dict)
+
+    def way(self, case: Case) -> Way:
+        """How a product is computed."""
+        way = way_of(case, self.target, self.choices)
+        self.products[case.key] = case, choice_of(way)
+        return way
 
     # Text.
 

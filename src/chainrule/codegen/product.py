@@ -66,7 +66,7 @@ def choose(
     if into.column != "1" or m * n * k < SMALL:
         return Way("direct")
     lanes, size = target.lanes(element), target_bytes(element)
-    if m >= 64 and m * n * k >= LARGE and _is_matrix(left, left.row) and _is_matrix(right, right.column):
+    if m >= 64 and m * n * k >= LARGE and is_matrix(left, left.row) and is_matrix(right, right.column):
         return Way("blas")
     vectors = min(max(-(-n // lanes), 1), target.widest)
     most = target.tallest(vectors)
@@ -104,7 +104,7 @@ def target_bytes(element: str) -> int:
     return 4 if element == "float32" else 8
 
 
-def _is_matrix(operand: Operand, other: str) -> bool:
+def is_matrix(operand: Operand, other: str) -> bool:
     """Whether an operand is a matrix of BLAS: one inner stride, and one of its two strides is 1."""
     return len(operand.inner) == 1 and "1" in (operand.inner[0], other)
 

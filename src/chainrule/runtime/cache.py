@@ -20,11 +20,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import lazy_loader
 import msgspec
 
+from chainrule import choices
+from chainrule.choices import Choice, Choices
 from chainrule.errors import ChainruleError, ChainruleWarning
 from chainrule.executable import FORMAT, TAPE_FORMAT, Executable, decode, encode, faults
 from chainrule.symbols import ObjectFileError, symbols
@@ -32,11 +34,12 @@ from chainrule.symbols import ObjectFileError, symbols
 filelock = lazy_loader.load("filelock")  # only writers need it
 platformdirs = lazy_loader.load("platformdirs")
 
-Kind = Literal["manifest", "object", "kernel"]
+Kind = Literal["manifest", "object", "kernel", "products", "choices"]
 VERSIONS = f"chainrule {FORMAT}.{TAPE_FORMAT}"
 LIMIT = 10**9  # bytes
 PATIENCE = 20.0  # seconds that a writer waits for others; then it does without storing
 NAME = re.compile(r"[0-9a-f]{64}")
+T = TypeVar("T")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -183,6 +186,38 @@ class Cache:
         record = msgspec.json.encode(KernelRecord(symbol, digest(data)))
         self._store([self._file("object", digest(data), data, symbol), self._file("kernel", name, record)])
 
+    def find_products(self, name: str) -> tuple[str, ...] | None:
+        """The products of the program that was asked for under the key `name`, or None. Damage: as in `find`."""
+        try:
+            entry = self._read("products", name)
+            return None if entry is None else self._strictly("products", name, entry[1], tuple[str, ...])
+        except Damage as damage:
+            self._report([damage])
+            return None
+
+    def keep_products(self, name: str, products: tuple[str, ...]) -> None:
+        """Store which products a program has: which choices its key depends on."""
+        self._store([self._file("products", name, msgspec.json.encode(products))])
+
+    def find_choices(self, name: str) -> dict[str, Choice]:
+        """The choices that were measured on the machine `name`; of damage, one warning and none."""
+        try:
+            entry = self._read("choices", name)
+            return {} if entry is None else self._strictly("choices", name, entry[1], dict[str, Choice])
+        except Damage as damage:
+            self._report([damage])
+            return {}
+
+    def keep_choices(self, name: str, found: Choices) -> None:
+        """Add `found` to the choices of the machine `name`."""
+        self._store([self._file("choices", name, choices.encode(self.find_choices(name) | dict(found)))])
+
+    def _strictly(self, kind: Kind, name: str, data: bytes, form: type[T]) -> T:
+        try:
+            return msgspec.json.decode(data, type=form)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Damage(self._path(kind, name), str(error)) from None
+
     def usage(self) -> Usage:
         """Where, how many files, how many bytes."""
         if self.directory is None:
@@ -245,10 +280,7 @@ class Cache:
         return data
 
     def _record(self, name: str, data: bytes) -> KernelRecord:
-        try:
-            record = msgspec.json.decode(data, type=KernelRecord)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise Damage(self._path("kernel", name), str(error)) from None
+        record = self._strictly("kernel", name, data, KernelRecord)
         if not _is_name(record.object):
             raise Damage(self._path("kernel", name), f"{record.object!r} names no object")
         return record
@@ -307,7 +339,7 @@ class Cache:
 
     def _evict(self, directory: Path) -> None:
         """The least recently used files go until the cache is within its limit."""
-        files = sorted(_files(directory))
+        files = sorted(file for file in _files(directory) if file[2].suffix != ".choices")  # minutes of measuring
         total = sum(size for _, size, _ in files)
         for _, size, path in files:
             if total <= (self.limit or 0):

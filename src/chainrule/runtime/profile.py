@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -89,6 +90,25 @@ def _timed(entry: Words, launch: Launch, plan: Plan, scratch: int, repeat: int) 
         bytes=sum(plan.bytes[buffer] for buffer in launch.buffers),
         meets=bool(entry[Entry.BARRIER]),
     )
+
+
+def stopwatch(runner: Runner, inputs: Mapping[str, Any]) -> Callable[[Sequence[int]], float]:
+    """What takes the time of some of a step's launches, on one core, bound as they are for `inputs`: nanoseconds."""
+    inputs = {name: as_array(name, value) for name, value in inputs.items()}
+    runner.run(inputs)
+    binding = runner.last
+    scratch = aligned(max(binding.tape.scratch, 1))
+    words = [(int(e[Entry.FUNCTION]), int(e[Entry.TABLE]), int(e[Entry.EXTENT])) for e in binding.tape.entries]
+    launches = [(KERNEL(function), table, extent) for function, table, extent in words]
+
+    def once(of: Sequence[int]) -> float:
+        at, _ = address(scratch), (runner, binding, inputs)  # what is bound lives as long as this function
+        return sum(
+            nanoseconds(partial(kernel, table, at, 0, extent), 1)[0]
+            for kernel, table, extent in (launches[k] for k in of)
+        )
+
+    return once
 
 
 def nanoseconds(call: Callable[[], object], repeat: int) -> tuple[float, float]:

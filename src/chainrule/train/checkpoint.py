@@ -58,6 +58,7 @@ class Record(msgspec.Struct, frozen=True):
     curve: tuple[Epoch, ...] = ()
     files: dict[str, tuple[str, str]] = {}  # kind: (file, SHA-256)
     dtype: Literal["float32", "float64"] = "float32"  # the program's float
+    tuned: dict[str, str] = {}  # how products are computed, where that was measured (`chainrule tune`)
     format: int = FORMAT
 
     @property
