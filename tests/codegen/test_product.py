@@ -192,6 +192,17 @@ def test_a_panel_of_several_inner_indices_is_packed_in_their_order():
         close(how(job, arrays, {}, 0, 20)["z"], want)
 
 
+def test_rows_of_several_inner_indices_that_collide_are_packed():
+    # U_bar[j, o] = sum[n, t] h[n, t - 1, j] z_bar[n, t, o], the gradient of a recurrence's weights
+    left = Operand("h", "n * 640 + t * 128", "1", "0", ("640", "128"))
+    right = Operand("z", "n * 2560 + t * 512", "0", "1", ("2560", "512"))
+    way = choose(Shape(128, 512, None), "float32", host(), left, right, replace(INTO, row="512"))
+    assert way.panel is not None
+    assert way.depth is None
+    deep = choose(Shape(128, 512, 1 << 16), "float32", host(), left, right, replace(INTO, row="512"))
+    assert deep.panel is None
+
+
 def test_a_panel_of_several_inner_indices_is_turned_in_squares():
     # y[n, k] = sum[h, d] v[n, h, d] W[k, h, d], the gradient of a projection into heads
     heads, width = 3, 20

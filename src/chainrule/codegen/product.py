@@ -71,17 +71,18 @@ def choose(
     vectors = min(max(-(-n // lanes), 1), target.widest)
     most = target.tallest(vectors)
     width = lanes * vectors
-    stride = right.inner[0] if len(right.inner) == 1 else ""
+    stride, single = right.inner[-1] if right.inner else "", len(right.inner) == 1
     rows = _tile_rows(shape.rows, shape.typical_rows, min(most, 14 if vectors > 1 else 16), vectors)
-    collides = _collides(stride, size) and k >= 64 and m >= 4 * rows and n > width
+    near = single or k * width * size <= STRIP  # a panel of several inner ranges is not cut
+    collides = near and _collides(stride, size) and k >= 64 and m >= 4 * rows and n > width
     pack = right.column != "1" or collides
     strip = left.row == "1" and len(left.inner) == 1 and k >= 64 and n > width and _collides(left.inner[0], size)
     if strip and not accumulate:
         rows = 1 << (min(most, 8).bit_length() - 1)
-        near = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
-        depth = _depth(shape.inner, min(near // (width * size), STRIP // (m * size)))
+        room = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
+        depth = _depth(shape.inner, min(room // (width * size), STRIP // (m * size)))
         return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth, strip)
-    cut = pack and bool(stride) and not accumulate and (shape.inner is None or k * width * size > NEAR)
+    cut = pack and single and not accumulate and (shape.inner is None or k * width * size > NEAR)
     depth = _depth(shape.inner, NEAR // (width * size)) if cut and m >= 2 * rows and n > width else None
     return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth)
 
