@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from chainrule.ir.formula import Access, Index
+from chainrule.ir.formula import Access
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Statement
 from chainrule.schedule.kernels import Draft, Plan
 from chainrule.schedule.task import Task, fresh
@@ -40,36 +40,10 @@ def form_of(draft: Draft, size: int, plan: Plan, needed: set[str], stored: Mappi
     index = None if draft.index is None else (draft.index.extent, draft.index.name)
     words: list[Any] = [size, index]
     for t, task in zip(draft.tasks, tasks, strict=True):
-        words += [_law(task), draft.opened.get(t), masks.get(t), number(task.out), task.out in needed]
+        words += [task.law, draft.opened.get(t), masks.get(t), number(task.out), task.out in needed]
         words += [number(read.tensor) for read in task.reads]
     key = None if any(task.circles for task in tasks) else tuple(words)  # a recurrence's loop has a number of its own
     return Form(key, tasks, tuple(numbers))
-
-
-def _law(task: Task) -> Any:
-    """All of a task but the names of its tensors, hashable; pretty names count, for they are printed."""
-    f = task.formula
-    reads = tuple((read.indices, read.outside) for read in task.reads)
-    indices = tuple(map(_index, (*f.axes, *f.over)))
-    looped = tuple(axis.symbol for axis in task.axes)
-    return (
-        task.body,
-        reads,
-        indices,
-        len(f.over),
-        looped,
-        task.target,
-        task.where,
-        f.reduce,
-        f.dtype,
-        f.bound,
-        task.partial,
-        task.store is None,
-    )
-
-
-def _index(index: Index) -> Any:
-    return index.symbol, index.extent, index.name
 
 
 def renamed(kernel: Kernel, of: Form, to: Form, taken: set[str]) -> Kernel:

@@ -21,6 +21,7 @@ from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of
 from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
+from chainrule.schedule.stretches import LAYER, starts_of
 from chainrule.schedule.task import Task, fresh, partial_of, task_of
 from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
 
@@ -102,8 +103,11 @@ def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Size
     costs = [cost_at(task, sizes, product=k in contractions) for k, task in enumerate(tasks)]
     serial = sum(costs) < SERIAL_NS
     planner = Planner(links, contractions, dict(tensors), sizes, costs, serial)
-    for t in range(len(tasks)):
-        planner.put(t)
+    planner.put_all()
+    starts = frozenset(t for t in starts_of(tasks) if planner.is_long(t))
+    if starts:  # layers that kernels hold anyway had better be kernels
+        planner = Planner(links, contractions, dict(tensors), sizes, costs, serial, starts)
+        planner.put_all()
     return planner
 
 
@@ -134,11 +138,22 @@ class Planner:
     sizes: Sizes
     costs: list[float]
     serial: bool
+    starts: frozenset[int] = frozenset()  # the tasks with which equal layers begin
     drafts: list[Draft] = field(default_factory=list)
     place: dict[int, int] = field(default_factory=dict)
     parts: dict[int, tuple[Task, Task]] = field(default_factory=dict)  # task: its partial, and their sum
     sums: dict[int, int] = field(default_factory=dict)  # task: the draft that adds its partials
     shares: dict[int, int] = field(default_factory=dict)  # task: the draft that computes them
+
+    def put_all(self) -> None:
+        for t in range(len(self.links.tasks)):
+            self.put(t)
+
+    def is_long(self, t: int) -> bool:
+        """Whether `t` is in a kernel of blocks that holds as much as a layer around it."""
+        draft = self.drafts[self.place[t]]
+        near = sum(abs(k - t) < 2 * LAYER for k in draft.tasks)
+        return draft.index is not None and near >= LAYER and self.costs[t] >= TINY_NS
 
     def put(self, t: int) -> None:
         """Task `t` into the latest draft that it may join, else into a new one."""
@@ -148,7 +163,7 @@ class Planner:
                 self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
             return
         earliest = max((self.done(p, t) for p in self.links.before[t]), default=0)
-        if not self.serial and self.join(t, earliest):
+        if not self.serial and not self.begins(t) and self.join(t, earliest):
             return
         tiny = self.serial or self.costs[t] < TINY_NS
         options = [] if tiny else list(self.options(t))
@@ -165,6 +180,11 @@ class Planner:
             return
         index = max(options, key=lambda i: (self.gain(t, i), -options.index(i)))
         self.add(t, len(self.drafts), index.symbol, Draft(index))
+
+    def begins(self, t: int) -> bool:
+        """Whether `t` begins a kernel because a layer begins with it: equal layers then have equal kernels. Not after
+        so little work that it is worth no kernel of its own."""
+        return t in self.starts and sum(self.costs[k] for k in self.drafts[self.place[t - 1]].tasks) >= SERIAL_NS
 
     def done(self, p: int, t: int) -> int:
         """The draft after which, or in which, `t` may run for all that `p` does: what overwrites what a partial result

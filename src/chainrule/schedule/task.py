@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import sympy as sp
 
@@ -83,6 +84,16 @@ class Task:
     @cached_property
     def extents(self) -> Mapping[sp.Symbol, Extent]:
         return {index.symbol: index.extent for index in self.indices}
+
+    @cached_property
+    def law(self) -> tuple[Any, ...]:
+        """All but the names of its tensors, hashable; pretty names count, for they are printed."""
+        f = self.formula
+        reads = tuple((read.indices, read.outside) for read in self.reads)
+        indices = tuple((i.symbol, i.extent, i.name) for i in (*f.axes, *f.over))
+        looped = tuple(axis.symbol for axis in self.axes)
+        kind = (f.reduce, f.dtype, f.bound, len(f.over), self.partial, self.store is None)
+        return self.body, reads, indices, looped, self.target, self.where, kind
 
     @cached_property
     def text(self) -> str:
