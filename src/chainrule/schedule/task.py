@@ -113,6 +113,12 @@ def task_of(f: Formula, tensors: Mapping[str, Tensor]) -> Task:
     return task
 
 
+def in_circles(task: Task, circles: tuple[Circle, ...]) -> Task:
+    """`task` with the loops around it that its axes are not."""
+    steps = [circle.step for circle in circles]
+    return replace(task, axes=tuple(a for a in task.axes if a not in steps), circles=circles) if circles else task
+
+
 def _scattered(task: Task, condition: sp.Basic, tensors: Mapping[str, Tensor]) -> Task:
     if not isinstance(condition, sp.Eq):
         return task

@@ -14,7 +14,8 @@ from chainrule.ir.recurrence import Recurrence, circles_among, in_steps, loop_ov
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.groups import grouped
 from chainrule.schedule.split import split
-from chainrule.schedule.task import Circle, Task, fresh, task_of
+from chainrule.schedule.task import Circle, Task, fresh, in_circles, task_of
+from chainrule.schedule.turn import turned
 
 
 def copy_formula(out: str, of: Tensor, origin: str) -> Formula:
@@ -63,6 +64,7 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
             formulas += split(f, tensors, sizes, graph.producers)
     outputs = tuple((name, alias.get(name, name)) for name in graph.outputs)
     formulas, circles = circles_of(formulas, graph.dims)
+    formulas = turned(formulas, circles, tensors, sizes)
     saved = {}
     for _, name in outputs:
         if name in stores and name not in saved:  # an output is the value before the update
@@ -106,11 +108,6 @@ def _enclose(recurrence: Recurrence, numbers: Iterator[int], found: dict[str, tu
         found[f.out] = (*found.get(f.out, ()), circle)
     for inner in recurrence.inner:
         _enclose(inner, numbers, found)
-
-
-def in_circles(task: Task, circles: tuple[Circle, ...]) -> Task:
-    steps = [circle.step for circle in circles]
-    return replace(task, axes=tuple(a for a in task.axes if a not in steps), circles=circles) if circles else task
 
 
 def _with_updates(tasks: list[Task], updates: Sequence[tuple[str, str]], tensors: dict[str, Tensor]) -> list[Task]:
