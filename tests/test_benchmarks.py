@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 
 import numpy as np
 import pytest
 
 from chainrule.compiler import elaborate
-from tests.benchmarks import networks
+from tests.benchmarks import networks, peers
 from tests.benchmarks.measure import Failed, agreed, best_of_others, initial
 from tests.benchmarks.peers_chainrule import model_of
 from tests.benchmarks.rows import COMPARED, ROWS, mlp, named, reference_losses, write_data
@@ -62,3 +63,21 @@ def test_every_row_s_model_has_the_inputs_and_parameters_that_its_peers_ask_for(
     assert {tensor.name for tensor in elaborate(model.source).inputs} == set(row.inputs)
     written = inspect.getsource(getattr(networks, row.loss))
     assert hasattr(networks, row.loss) and all(name in model.params for name in re.findall(r'p\["([\w.]+)"\]', written))
+
+
+def test_every_peer_of_a_row_is_known_and_every_peer_has_a_row():
+    assert {name for row in ROWS for name in row.peers} == {peer.name for peer in peers.PEERS}
+
+
+def test_a_peer_that_is_not_here_runs_where_it_is(monkeypatch, tmp_path):
+    stranger = peers.Peer("stranger", "no_such_package", "peers_stranger")
+    monkeypatch.setattr(peers, "interpreter", peers.interpreter.__wrapped__)
+    monkeypatch.delenv("CHAINRULE_PEERS_PYTHON", raising=False)
+    assert (peers.interpreter(stranger), peers.interpreter(peers.named("chainrule"))) == (None, sys.executable)
+    monkeypatch.setenv("CHAINRULE_PEERS_PYTHON", sys.executable)
+    assert peers.interpreter(stranger) is None
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o700)
+    monkeypatch.setenv("CHAINRULE_PEERS_PYTHON", str(script))
+    assert peers.interpreter(stranger) == str(script)

@@ -83,7 +83,7 @@ def arguments() -> argparse.Namespace:
 
 def row_report(row: Row, threads: int, wanted: argparse.Namespace, ceiling: dict[str, float]) -> dict[str, Any]:
     """A training step's row."""
-    names = [name for name in wanted.peers if name in row.peers and peers.installed(peers.named(name))]
+    names = [name for name in wanted.peers if name in row.peers and peers.interpreter(peers.named(name))]
     rounds, seconds = (5, 0.1) if wanted.quick else (15, 0.25)
     results = measure_row(row, threads, names, rounds, seconds)
     least_us = max(row.flops / ceiling["gflops"], row.bytes / ceiling["gb_per_s"]) * 1e-3
@@ -145,6 +145,7 @@ def machine() -> dict[str, Any]:
             versions[library] = version(library)
         except PackageNotFoundError:
             continue
+    versions |= {name: found for name in ("pytensor", "tensorgrad") if (found := peers.version_of(peers.named(name)))}
     return {
         "cpu": model,
         "cores": os.cpu_count(),

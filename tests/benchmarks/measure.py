@@ -71,7 +71,15 @@ def converse(process: subprocess.Popen[str], errors: Path, line: str) -> Any:
 def open_worker(peer: str, row: rows.Row, threads: int, data: Path, cache: Path) -> Worker:
     """Start `peer` on `row` and wait for its first steps."""
     errors = cache / f"{peer}.txt"
-    command = [sys.executable, "-m", "tests.benchmarks.worker", peer, row.name, str(threads), str(data)]
+    command = [
+        peers.interpreter(peers.named(peer)) or sys.executable,
+        "-m",
+        "tests.benchmarks.worker",
+        peer,
+        row.name,
+        str(threads),
+        str(data),
+    ]
     began = time.monotonic()
     with errors.open("w") as log:
         process = subprocess.Popen(

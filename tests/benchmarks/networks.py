@@ -1,4 +1,4 @@
-"""The rows' losses, written once over the few operations that PyTorch and JAX both have (`ops_torch`, `ops_jax`).
+"""The rows' losses, written once over the few operations that the peers have (`ops_torch`, `ops_jax`, `ops_pytensor`).
 
 Parameters go by the names and shapes that they have in Chainrule's models.
 """
@@ -85,12 +85,12 @@ def attend(ops: Any, p: Params) -> Any:
 
 
 def softmax_rows(ops: Any, p: Params, w: Any) -> Any:
-    return ((ops.softmax(p["x"]) - w) ** 2).sum() / len(w)
+    return ((ops.softmax(p["x"]) - w) ** 2).sum() / w.shape[0]
 
 
 def layer_norm_rows(ops: Any, p: Params, w: Any) -> Any:
     y = ops.layer_norm(p["x"], p["y.layer_norm.gain"], p["y.layer_norm.bias"])
-    return ((y - w) ** 2).sum() / len(w)
+    return ((y - w) ** 2).sum() / w.shape[0]
 
 
 def cross_entropy_rows(ops: Any, p: Params, label: Any) -> Any:
@@ -98,9 +98,9 @@ def cross_entropy_rows(ops: Any, p: Params, label: Any) -> Any:
 
 
 def graph_convolution(ops: Any, p: Params, x: Any, source: Any, target: Any) -> Any:
-    scale = 1 / (1 + ops.segment_sum(ops.ones_like(source, x), target, len(x))) ** 0.5
+    scale = 1 / (1 + ops.segment_sum(ops.ones_like(source, x), target, x.shape[0])) ** 0.5
     s = (x @ p["h.gcn.W"]) * scale[:, None]
-    h = scale[:, None] * (ops.segment_sum(s[source], target, len(x)) + s) + p["h.gcn.b"]
+    h = scale[:, None] * (ops.segment_sum(s[source], target, x.shape[0]) + s) + p["h.gcn.b"]
     return (h * h).mean()
 
 

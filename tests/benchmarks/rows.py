@@ -21,7 +21,11 @@ COMPARED = 20
 HERE = Path(__file__).parent
 ROWS_FILE = HERE / "rows.graph"
 GRAPHS = HERE.parents[1] / "graphs"
-ALL = ("torch", "torch.compile", "jax", "chainrule")
+ALL = ("torch", "torch.compile", "jax", "pytensor", "chainrule")
+DENSE = tuple(name for name in ALL if name != "pytensor")
+"""Who can express convolutions."""
+EQUATIONS = (*ALL, "tensorgrad")
+"""Who can express perceptrons, functions of elements and losses over rows."""
 Arrays = dict[str, np.ndarray]
 Shape = tuple[int, ...]
 
@@ -71,7 +75,7 @@ def mlp(widths: tuple[int, int, int, int], batch: int, inner: int = 1) -> Row:
         flops=3 * sum(each) - each[0],
         bytes=4 * (2 * parameters + batch * widths[0]) + 8 * batch,
         inner=inner,
-        peers=ALL if inner == 1 else ("jax", "chainrule"),
+        peers=EQUATIONS if inner == 1 else ("jax", "pytensor", "chainrule"),
     )
 
 
@@ -89,6 +93,7 @@ def conv(kernel: int) -> Row:
         arguments={"kernel": kernel},
         flops=3 * 2 * points * channels**2 * kernel**2,
         bytes=4 * (3 * points * channels + 2 * points * channels),
+        peers=DENSE,
     )
 
 
@@ -103,6 +108,7 @@ def rowwise(kind: str, rows: int, columns: int) -> Row:
         arguments={"rows": rows, "columns": columns},
         bytes=4 * arrays * rows * columns,
         once=True,
+        peers=EQUATIONS,
     )
 
 
@@ -121,7 +127,8 @@ def elementwise(function: str) -> Row:
     """A function of 64 Ki elements, forward, on one thread."""
     count = 1 << 16
     inputs = {"x": ((count,), None)}
-    return Row(f"elementwise-{function}", function, function, inputs, bytes=8 * count, forward=True, threads=1)
+    about = {"bytes": 8 * count, "forward": True, "peers": EQUATIONS, "threads": 1}
+    return Row(f"elementwise-{function}", function, function, inputs, **about)
 
 
 def gpt() -> Row:
@@ -144,7 +151,13 @@ ROWS = (
     *(elementwise(f) for f in ("exp", "tanh", "gelu", "sigmoid", "erf", "log")),
     *(rowwise(kind, 4096, 1024) for kind in KINDS),
     *(rowwise(kind, 65536, 10) for kind in KINDS),
-    of_file("lenet", "lenet", inputs={"x": ((64, 1, 28, 28), None), "label": ((64,), 10)}, flops=3 * 64 * 833_000),
+    of_file(
+        "lenet",
+        "lenet",
+        inputs={"x": ((64, 1, 28, 28), None), "label": ((64,), 10)},
+        flops=3 * 64 * 833_000,
+        peers=DENSE,
+    ),
     Row(
         "resnet20",
         str(GRAPHS / "resnet20.graph"),
@@ -152,6 +165,7 @@ ROWS = (
         {"x": ((32, 1024), None), "label": ((32,), 10)},
         {"side": 32},
         flops=3 * 2 * 32 * 40_550_000,
+        peers=DENSE,
         rate=1e-3,  # at 0.01 rounding grows a thousandfold in ten steps, for every peer
     ),
     conv(3),

@@ -64,7 +64,7 @@ def commands() -> dict[str, list[str]]:
     return {
         name: command
         for name, command in programs.items()
-        if name == "import numpy" or peers.installed(peers.named(name.split()[0]))
+        if name == "import numpy" or peers.interpreter(peers.named(name.split()[0]))
     }
 
 
