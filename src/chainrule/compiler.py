@@ -210,7 +210,7 @@ def changes(rule: str, before: Graph, after: Graph) -> list[Step]:
 
 def program(compiled: Compiled, options: Options) -> Program:
     """The kernels of a derived graph."""
-    return schedule(compiled.graph, training=options.mode == "train")
+    return schedule(compiled.graph, training=options.mode == "train", accurate=options.accurate)
 
 
 def compile_source(

@@ -13,7 +13,8 @@ class Options:
     """mode: "train" (loss, gradients, updates), "gradient" (loss and gradients), or "predict" (eval, outputs alone).
 
     wrt: what gradients are taken with respect to (none: every parameter). arguments: the optimizer's.
-    accurate: keep a function's argument where its derivative written in its value would lose bits.
+    accurate: keep a function's argument where its derivative written in its value would lose bits, and compute no
+    convolution by fewer multiplications, which loses some.
     checkpoints: keep a recurrence's state every so many steps, and compute those between again; 0: the root of how many
     there are; None: keep all of them.
     """

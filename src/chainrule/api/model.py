@@ -74,7 +74,8 @@ class Model:
         optimizer: one of the library's (sgd, momentum, nesterov, adam, adamw), with its `arguments` (rate=0.01). Those
         that are run-time numbers may be changed later in `Step.scalars`. outputs: tensors that a step returns beside
         the loss. dtype: of the step, and of the model's parameters from now on. seed: draw the parameters anew
-        (default: keep them; 0 where there are none). checkpoints: of recurrences keep the state every so many steps
+        (default: keep them; 0 where there are none). accurate: spend time on the last bits, where derivatives and
+        convolutions would otherwise give up some. checkpoints: of recurrences keep the state every so many steps
         only, "sqrt" of how many there are, and compute what the backward pass needs between them again.
         Raises SourceError where the model's text is wrong, ChainruleError where an argument is.
         """

@@ -41,8 +41,8 @@ def groups_of(axes: Sequence[Index], reads: Sequence[Access]) -> Groups | None:
             continue
         (size,) = sizes
         if size.is_Integer and 1 < size < axis.extent and axis.extent % size == 0:
-            group = Index(index_symbol("_g"), axis.extent / size, f"{axis.name}_group" if axis.name else "")
-            return Groups(k, size, group, Index(index_symbol("_e"), size, axis.name))
+            group = Index(index_symbol(f"_g{k}"), axis.extent / size, f"{axis.name}_group" if axis.name else "")
+            return Groups(k, size, group, Index(index_symbol(f"_e{k}"), size, axis.name))
     return None
 
 
@@ -90,12 +90,21 @@ def together(f: Formula, group: int, member: int, groups: Groups) -> Formula:
 
 
 def grouped(task: Task) -> Task:
-    """`task` with an axis taken apart, where that makes it a product."""
-    groups = groups_of(task.axes, task.reads) if task.reduce is Reduce.SUM and not task.scattered else None
-    if groups is None or task.where or contraction_of(task) is not None:
+    """`task` with axes taken apart: one of a sum, where that makes it a product, all but the last of a map."""
+    if task.where or task.scattered or task.reduce not in (None, Reduce.SUM):
         return task
+    if task.reduce is None:
+        groups = groups_of(task.axes[:-1], task.reads)
+        return task if groups is None else grouped(_apart(task, groups))
+    groups = groups_of(task.axes, task.reads)
+    if groups is None or contraction_of(task) is not None:
+        return task
+    made = _apart(task, groups)
+    return task if contraction_of(made) is None else made
+
+
+def _apart(task: Task, groups: Groups) -> Task:
     names: dict[sp.Basic, sp.Basic] = {task.axes[groups.axis].symbol: groups.whole}
     axes, reads = taken_apart(groups, task.axes, task.over, task.reads)
     target = tuple(place.xreplace(names) for place in task.target)
-    made = replace(task, axes=axes, reads=reads, target=target, body=task.body.xreplace(names))
-    return task if contraction_of(made) is None else made
+    return replace(task, axes=axes, reads=reads, target=target, body=task.body.xreplace(names))

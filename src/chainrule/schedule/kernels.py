@@ -162,7 +162,7 @@ class Planner:
             if t not in self.place:
                 self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
             return
-        earliest = max((self.done(p, t) for p in self.links.before[t]), default=0)
+        earliest = max(max((self.done(p, t) for p in self.links.before[t]), default=0), self.awaited(t))
         if not self.serial and not self.begins(t) and self.join(t, earliest):
             return
         tiny = self.serial or self.costs[t] < TINY_NS
@@ -191,6 +191,21 @@ class Planner:
         reads need not wait for the sum."""
         reads = any(read.tensor == self.links.tasks[p].out for read in self.links.tasks[t].reads)
         return self.place[p] if reads else self.shares.get(p, self.place[p])
+
+    def awaited(self, t: int) -> int:
+        """The draft before which no reader of `t` can run, where that is one whose reading is smaller than the result:
+        what is larger than what it is made of is not kept, but made where it is read."""
+        tasks, found = self.links.tasks, t
+        while len(readers := self.links.readers.get(tasks[found].out, ())) == 1 and self.grows(found):
+            (found,) = readers
+        others = (p for p in self.links.before[found] if p in self.place) if found != t else ()
+        return max((self.place[p] for p in others), default=0)
+
+    def grows(self, t: int) -> bool:
+        """Whether the result of a map is larger than all that it reads."""
+        task = self.links.tasks[t]
+        read = sum(self.sizes.points(self.tensors[name].shape) for name in {read.tensor for read in task.reads})
+        return not task.over and self.sizes.points(task.formula.shape) > read
 
     def put_circle(self, members: Sequence[int]) -> None:
         """All of a recurrence into one draft, for its steps follow each other: blocks divide what all of it has in
@@ -292,11 +307,14 @@ class Planner:
 
     def suits(self, t: int, index: Index, draft: Draft) -> bool:
         """Whether blocks that hold `t` as well would be long enough for each product's tiles: one picture is work
-        enough for a convolution, and a matrix wants many rows."""
+        enough for a convolution, and a matrix wants many rows. Where blocks divide what vectors run along, they are
+        some vectors long."""
         opened = {**draft.opened, t: index.symbol}
         wanted = [self.tile_rows(k, opened[k]) for k in (*draft.tasks, t) if self.costs[k] >= TINY_NS]
         size = self.block_size(Draft(draft.index, opened, [*draft.tasks, t]))
-        return 2 * size >= min(max(wanted, default=0), self.sizes.of(index.extent))
+        extent = self.sizes.of(index.extent)
+        along = index == self.links.tasks[t].axes[-1] and t not in self.contractions
+        return 2 * size >= min(max(wanted, default=0), extent) and (not along or size >= min(2 * LANES, extent))
 
     def shared_dim(self, t: int, draft: Draft) -> Index | None:
         """Independent work over the same symbolic size, which is what a step has in common, joins as well."""
@@ -343,8 +361,14 @@ class Planner:
             for symbol in set().union(*(i.free_symbols for i in access.indices), set()):
                 points *= extents.get(symbol, 1)
             # windows overlap, so their places are fewer than their indices' values
-            read += min(points, self.sizes.points(self.tensors[access.tensor].shape))
+            points = min(points, self.sizes.points(self.tensors[access.tensor].shape))
+            read += 2 * points if self.stays(access.tensor, t, draft) else points
         return 4 * result <= read  # written, added and read again
+
+    def stays(self, tensor: str, t: int, draft: Draft) -> bool:
+        """Whether `draft` computes a tensor that `t` alone needs: there it would be neither written nor read again."""
+        made = any(self.links.tasks[p].out == tensor for p in self.links.before[t] if p in draft.opened)
+        return made and self.links.readers.get(tensor) == (t,)
 
     def put_serial(self, t: int, earliest: int) -> None:
         for at in range(len(self.drafts) - 1, max(earliest, len(self.drafts) - FAR) - 1, -1):
@@ -423,8 +447,8 @@ class Planner:
         rows = STEP_ROWS if self.links.tasks[t].circles else TILE_ROWS
         if mine is not contraction.inner:
             extent = next(i.extent for i in mine if i.symbol == symbol)
-            if extent.is_Integer:
-                rows = min(max(rows, int(extent) * beside // SHARES), FAR_ROWS)
+            if extent.is_Integer and beside == 1:
+                rows = min(max(rows, int(extent) // SHARES), FAR_ROWS)
             rest = (i.extent for group in groups if group is not mine for i in group)
             rows = FAR_ROWS if bytes_of(DType.FLOAT) * self.sizes.points(rest) > FAR_BYTES else rows
         return -(-rows // max(1, beside))

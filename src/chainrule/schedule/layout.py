@@ -17,17 +17,22 @@ from chainrule.ir.graph import Graph, Node, Tensor
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.task import fresh
 from chainrule.schedule.windows import WIDE, Laid, nameless, windowed
+from chainrule.schedule.winograd import tiled
 
 Places = tuple[sp.Expr, ...]
 
 
-def lay_out(graph: Graph, sizes: Sizes) -> Graph:
-    """`graph` with convolutions as products over gathered operands, and its inner tensors in orders that suit them."""
+def lay_out(graph: Graph, sizes: Sizes, *, accurate: bool = False) -> Graph:
+    """`graph` with convolutions as products over gathered operands, and its inner tensors in orders that suit them.
+
+    accurate: no convolution by fewer multiplications, which round more.
+    """
     fixed = {*graph.roots, *(name for node in graph.nodes if not isinstance(node, Formula) for name in node.tensors)}
     tensors = dict(graph.tensors)
     moved: dict[str, Places] = {}
     gathered: dict[Formula, str] = {}
     nodes: list[Node] = []
+    constants: list[Node] = []  # they come first, for all kernels may read them
     for node in (node for nodes in graph.components for node in nodes):
         if not isinstance(node, Formula):
             nodes.append(node)
@@ -38,7 +43,9 @@ def lay_out(graph: Graph, sizes: Sizes) -> Graph:
         laid = None
         if not graph.is_recurrent(f.out):
             known = any(name in moved for name in f.tensors)
-            laid = windowed(f, tensors, sizes, known, gathered) or (_like(f, moved) if f.out not in fixed else None)
+            tiles = None if accurate else tiled(f, tensors, sizes)
+            laid = windowed(f, tensors, sizes, known, gathered) if tiles is None else tiles.laid(tensors, gathered)
+            laid = laid or (_like(f, moved) if f.out not in fixed else None)
         if laid is None:
             nodes.append(f)
             continue
@@ -46,10 +53,12 @@ def lay_out(graph: Graph, sizes: Sizes) -> Graph:
             laid = _copied(f, laid, tensors)
         else:
             moved[f.out] = laid.places
-        nodes += laid.made
+        nodes += (made for made in laid.made if made.reads)
+        constants += (made for made in laid.made if not made.reads)
         gathered |= {nameless(made): made.out for made in laid.made[:-1]}
         tensors |= {made.out: Tensor(made.out, made.shape, made.dtype, made.bound) for made in laid.made}
-    return graph if not moved and len(nodes) == len(graph.nodes) else replace(graph, nodes=tuple(nodes))
+    changed = moved or len(nodes) > len(graph.nodes)
+    return replace(graph, nodes=(*constants, *nodes)) if changed else graph
 
 
 def _followed(read: Access, moved: Mapping[str, Places]) -> Access:

@@ -25,18 +25,6 @@ class Links:
     before: tuple[Mapping[int, frozenset[Pair]], ...]
     readers: Mapping[str, tuple[int, ...]]
 
-    def shares_a_read(self, p: int, t: int, pair: Pair) -> bool:
-        """Whether p and t read some tensor at the same place along the pair."""
-        a, j = pair
-        for read in self.tasks[t].reads:
-            if j not in read.indices:
-                continue
-            axis = read.indices.index(j)
-            for other in self.tasks[p].reads:
-                if other.tensor == read.tensor and other.indices[axis] == a:
-                    return True
-        return False
-
 
 def links_of(tasks: Sequence[Task]) -> Links:
     producers = {task.out: k for k, task in enumerate(tasks)}

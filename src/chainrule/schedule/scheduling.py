@@ -25,13 +25,16 @@ CLOCK = "_clock"
 """The buffer of (seed, step), which draws are keyed by."""
 
 
-def schedule(graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = None) -> Program:
+def schedule(
+    graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = None, accurate: bool = False
+) -> Program:
     """The kernels that compute `graph`'s outputs and updates, in order, and the buffers between them.
 
-    sizes: of dims, what to schedule for; the program is right for every other size as well.
+    sizes: of dims, what to schedule for; the program is right for every other size as well. accurate: nothing is
+    computed in a way that rounds more than the formulas do.
     """
     typical = Sizes(graph, sizes)
-    graph = lay_out(graph, typical)
+    graph = lay_out(graph, typical, accurate=accurate)
     work = work_of(graph, typical)
     planner = planner_of(work.tasks, work.tensors, typical)
     plan = planner.finished()

@@ -96,6 +96,22 @@ class Task:
         return self.body, reads, indices, looped, self.target, self.where, kind
 
     @cached_property
+    def jumps(self) -> Mapping[sp.Symbol, int]:
+        """How many accesses an innermost loop over an index moves by more than one element a step.
+
+        A place that is read from a tensor jumps with all that it is read at.
+        """
+        places = [tuple(i.free_symbols for i in of) for of in (*(read.indices for read in self.reads), self.target)]
+        found = {}
+        for inner in self.free:
+            jumpy = {slot(k, DType.INT.sort) for k, at in enumerate(places[:-1]) if any(inner.symbol in e for e in at)}
+            moving = jumpy | {inner.symbol}
+            found[inner.symbol] = sum(
+                any(moving & e for e in at) and (inner.symbol not in at[-1] or bool(jumpy & at[-1])) for at in places
+            )
+        return found
+
+    @cached_property
     def text(self) -> str:
         return equation_text(self.formula)
 

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 
 import sympy as sp
 
-from chainrule.ir.expression import slot
-from chainrule.ir.formula import DType, Index, Reduce
+from chainrule.ir.formula import Index, Reduce, free_symbols
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.links import Links
 from chainrule.schedule.product import Contraction
@@ -102,6 +101,21 @@ class Ground:
     def strides(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
         """Whether a loop over `index` around those over the rest of `free` walks memory in strides."""
         return self.sizes.points(i.extent for i in free) >= NEAR and is_strided(task, index, free)
+
+    def shares_a_read(self, p: int, t: int, pair: tuple[sp.Symbol, sp.Symbol]) -> bool:
+        """Whether p and t read some tensor at the same place along the pair, and surely more than a vector of it."""
+        task, (a, j) = self.links.tasks[t], pair
+        for read in task.reads:
+            if j not in read.indices:
+                continue
+            moving = free_symbols(read.indices) & task.extents.keys()
+            places = sp.Mul(*(task.extents[s] for s in moving))
+            if places.is_Integer and places < LANES:
+                continue
+            axis = read.indices.index(j)
+            if any(other.indices[axis] == a for other in self.links.tasks[p].reads_of(read.tensor)):
+                return True
+        return False
 
     def blocked(self, task: int, index: Index) -> bool:
         return task in self.block and bool(self.block[task] == index.symbol)
@@ -199,7 +213,7 @@ def joining(task: int, options: Sequence[Index], group: Group, ground: Ground) -
         return fitting[0] if fitting else None
     for index in fitting:
         pairs = ((p, (a, index.symbol)) for p, a in group.opened.items())
-        if any(ground.links.shares_a_read(p, task, pair) for p, pair in pairs):
+        if any(ground.shares_a_read(p, task, pair) for p, pair in pairs):
             return index
     return fitting[0] if group.blocked else None
 
@@ -240,23 +254,5 @@ def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground)
 
 def is_strided(task: Task, outer: Index, free: Sequence[Index]) -> bool:
     """Whether loops over the rest of `free` inside one over `outer` walk memory worse than one over `outer` inside."""
-    rest = [jumps(task, i) for i in free if i.symbol != outer.symbol]
-    return bool(rest) and min(rest) > jumps(task, outer)
-
-
-def jumps(task: Task, inner: Index) -> int:
-    """How many accesses an innermost loop over `inner` moves by more than one element a step.
-
-    A place that is read from a tensor jumps with all that it is read at.
-    """
-    computed = {slot(k, DType.INT.sort) for k, read in enumerate(task.reads) if _moves(read.indices, inner, set())}
-    places = [read.indices for read in task.reads] + [task.target]
-    return sum(
-        _moves(indices, inner, computed)
-        and (inner.symbol not in indices[-1].free_symbols or bool(computed & indices[-1].free_symbols))
-        for indices in places
-    )
-
-
-def _moves(indices: Sequence[sp.Expr], inner: Index, computed: set[sp.Symbol]) -> bool:
-    return any(inner.symbol in e.free_symbols or computed & e.free_symbols for e in indices)
+    rest = [task.jumps[i.symbol] for i in free if i.symbol != outer.symbol]
+    return bool(rest) and min(rest) > task.jumps[outer.symbol]
