@@ -222,15 +222,22 @@ def compile_source(
     """
     with _uncollected():
         compiled = derive(source, options)
-        scheduled = program(compiled, options)
-    return emitted(compiled, scheduled, options, kept, choices)
+    with codegen.ready(len(compiled.graph.nodes)) as started:
+        with _uncollected():
+            scheduled = program(compiled, options)
+        return emitted(compiled, scheduled, options, kept, choices, started)
 
 
 def emitted(
-    compiled: Compiled, scheduled: Program, options: Options, kept: codegen.Kept | None, choices: Choices
+    compiled: Compiled,
+    scheduled: Program,
+    options: Options,
+    kept: codegen.Kept | None,
+    choices: Choices,
+    started: Sequence[codegen.Worker] = (),
 ) -> tuple[Executable, dict[str, bytes]]:
     """`compile_source` of what is derived and scheduled already."""
-    executable, objects, _ = codegen.emit(scheduled, element=options.dtype, kept=kept, choices=choices)
+    executable, objects, _ = codegen.emit(scheduled, element=options.dtype, kept=kept, choices=choices, started=started)
     gradients = {} if options.mode != "gradient" else dict(compiled.gradients)
     needed = {tensor.name for tensor in compiled.graph.inputs}
     unread = tuple(tensor.name for tensor in compiled.written.inputs if tensor.name not in needed)

@@ -19,7 +19,6 @@ from chainrule.codegen.objects import (
     Size,
     assembly,
     compile_object,
-    compile_objects,
     symbol_of,
 )
 from chainrule.codegen.target import host
@@ -205,21 +204,6 @@ def test_nan_infinities_and_signed_zeros_keep_their_meaning():
     job = Job(source, "kernel", (Array("float64", (4,)), Array("float64", (4,))))
     found = run(job, {"x": np.array([np.inf, np.nan, -2.0, 3.0]), "y": np.zeros(4)}, {}, 0, 4)["y"]
     np.testing.assert_array_equal(found, [np.nan, np.nan, 0.0, 0.0])
-
-
-def test_many_kernels_compile_in_other_processes_to_the_same_bytes(monkeypatch):
-    jobs = [replace(HIDDEN, source=HIDDEN.source.replace("float32(0)", f"float32({k % 3})")) for k in range(6)]
-    serial = compile_objects(jobs, host(), workers=1)
-    monkeypatch.setattr(objects, "WORTH_A_WORKER", 100)
-    assert compile_objects(jobs, host(), workers=2) == serial
-    assert serial[0] is serial[3]
-
-
-def test_where_no_worker_starts_the_caller_compiles(monkeypatch):
-    monkeypatch.setattr(objects, "WORTH_A_WORKER", 100)
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    jobs = [replace(HIDDEN, source=HIDDEN.source.replace("float32(0)", f"float32({k})")) for k in range(3)]
-    assert [c.symbol for c in compile_objects(jobs, host(), workers=2)] == [symbol_of(job, host()) for job in jobs]
 
 
 def test_kernels_that_differ_in_names_are_read_as_trees_once(monkeypatch):

@@ -6,16 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from collections import deque
 from dataclasses import replace
 
 import llvmlite.binding as llvm
 import pytest
 
-from chainrule.codegen import objects
 from chainrule.codegen.cpu import emit, printed
-from chainrule.codegen.objects import Array, Job, assembly, compile_object, compile_objects
+from chainrule.codegen.objects import Array, Job, assembly, compile_object, symbol_of
 from chainrule.codegen.product import Shape, choose
 from chainrule.codegen.target import NEEDS, host
+from chainrule.codegen.workers import Worker
 from chainrule.errors import ChainruleError
 from chainrule.schedule import schedule
 from chainrule.symbols import symbols
@@ -147,11 +148,14 @@ def test_a_program_is_compiled_whole_for_other_machines():
             assert not symbols(found[kernel.object]).foreign
 
 
-def test_a_worker_compiles_for_the_target_that_it_is_told(monkeypatch):
-    monkeypatch.setattr(objects, "WORTH_A_WORKER", 100)
+def test_a_worker_compiles_for_the_target_that_it_is_told():
     line = "def k(x, lo, hi):\n    for i in range(lo, hi):\n        x[i] = x[i] * 2.0 + {}.0\n"
     jobs = [Job(line.format(n), "k", (Array("float32", (64,)),)) for n in range(4)]
-    assert compile_objects(jobs, host("neon"), workers=2) == [compile_object(job, host("neon")) for job in jobs]
+    expected = {symbol_of(job, host("neon")): compile_object(job, host("neon")) for job in jobs}
+    found, worker = {}, Worker.start()
+    worker.compile(deque(zip(expected, jobs, strict=True)), host("neon"), found)
+    worker.end()
+    assert found == expected
 
 
 def test_the_environment_restricts_a_process(monkeypatch):

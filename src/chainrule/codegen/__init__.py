@@ -12,9 +12,10 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from chainrule.codegen.cpu import Kept, emit, printed, saved, sources
+    from chainrule.codegen.workers import Worker, ready
 
-__all__ = ["Kept", "emit", "printed", "saved", "sources"]
+__all__ = ["Kept", "Worker", "emit", "printed", "ready", "saved", "sources"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"cpu": ["Kept", "emit", "printed", "saved", "sources"]}
+    __name__, submod_attrs={"cpu": ["Kept", "emit", "printed", "saved", "sources"], "workers": ["Worker", "ready"]}
 )

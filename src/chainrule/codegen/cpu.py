@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -36,11 +36,12 @@ from chainrule.codegen.kernel import (
 from chainrule.codegen.layout import executable_of
 from chainrule.codegen.names import Names, plain
 from chainrule.codegen.objects import NAMES as LIBRARY
-from chainrule.codegen.objects import Compiled, Job, assembly, compile_objects, symbol_of, undefined_symbols
+from chainrule.codegen.objects import Compiled, Job, assembly, symbol_of, undefined_symbols
 from chainrule.codegen.shared import shared
 from chainrule.codegen.statement import write_statement
 from chainrule.codegen.strips import stripped
 from chainrule.codegen.target import Target, host
+from chainrule.codegen.workers import Worker, compile_objects
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, accesses, leaves
@@ -61,10 +62,12 @@ def emit(
     target: Target | None = None,
     kept: Kept | None = None,
     choices: Choices = COST_MODEL,
+    started: Sequence[Worker] = (),
 ) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
     """The executable of `program` for `target` (None: this CPU), its objects by SHA-256, and the kernels' sources.
 
     The source of a kernel that equals an earlier one is that one's. choices: of products, as they were measured.
+    started: processes that can compile.
     """
     target = target or host()
     written = printed(program, element, target, choices)
@@ -75,7 +78,7 @@ def emit(
             named[source.job] = symbol_of(source.job, target)
             jobs.setdefault(named[source.job], source.job)
     symbols = [named[source.job] for source in written]
-    compiled = _compiled(jobs, target, kept or Kept())
+    compiled = _compiled(jobs, target, kept or Kept(), started)
     kernels = tuple(_kernel(c) for c in compiled.values())
     places = {symbol: k for k, symbol in enumerate(jobs)}
     which = [places[symbol] for symbol in symbols]
@@ -87,11 +90,11 @@ def emit(
     return executable, objects, {kernel.name: s.text for kernel, s in zip(program.kernels, written, strict=True)}
 
 
-def _compiled(jobs: Mapping[str, Job], target: Target, kept: Kept) -> dict[str, Compiled]:
+def _compiled(jobs: Mapping[str, Job], target: Target, kept: Kept, started: Sequence[Worker]) -> dict[str, Compiled]:
     """The object behind each symbol: kept, else made now."""
     known = {symbol: code for symbol in jobs if (code := kept.find(symbol)) is not None}
     new = {symbol: job for symbol, job in jobs.items() if symbol not in known}
-    made = dict(zip(new, compile_objects(list(new.values()), target), strict=True)) if new else {}
+    made = dict(zip(new, compile_objects(list(new.values()), target, started=started), strict=True)) if new else {}
     for symbol, compiled in made.items():
         kept.keep(symbol, compiled.code)
     made |= {symbol: Compiled(symbol, code, undefined_symbols(code)) for symbol, code in known.items()}

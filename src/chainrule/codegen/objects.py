@@ -20,18 +20,11 @@ or `afn`: NaN, infinities and signed zeros keep their meaning. Division follows 
 from __future__ import annotations
 
 import ast
-import base64
 import hashlib
-import json
-import os
 import re
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -55,7 +48,7 @@ __all__ = [
     "Size",
     "assembly",
 ]
-__all__ += ["compile_object", "compile_objects", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
+__all__ += ["compile_object", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
 
 FORMAT = 6  # part of every symbol: change it with anything here that changes the code of equal sources
 
@@ -254,104 +247,3 @@ def undefined_symbols(code: bytes) -> tuple[str, ...]:
         return tuple(sorted(symbols(code).undefined))
     except ObjectFileError as error:
         raise CompileError(str(error)) from None
-
-
-# Many cold kernels at once: Numba holds a global lock, so by other processes. A worker is this module run by itself,
-# one JSON line in and one out for each kernel. It imports nothing of the caller's, so scripts without a `__main__`
-# guard, notebooks and tests are safe; where no worker starts, or one dies, its share is compiled here.
-
-WORTH_A_WORKER = 12000
-"""Characters of source: a worker needs a second to start, in which so much is compiled here."""
-
-
-def compile_objects(jobs: Sequence[Job], target: Target, workers: int | None = None) -> list[Compiled]:
-    """The objects of all `jobs`, in order; equal kernels are compiled once. workers: processes, this one included."""
-    symbols = [symbol_of(job, target) for job in jobs]
-    distinct = dict(zip(symbols, jobs, strict=True))
-    work = sum(len(canonical(job)[0]) for job in distinct.values())
-    count = min(_cores() if workers is None else workers, 1 + work // WORTH_A_WORKER) if workers != 1 else 1
-    shares = _shares(distinct, max(count, 1) if sys.executable else 1)
-    found: dict[str, Compiled] = {}
-    threads = [threading.Thread(target=_by_worker, args=(share, target, found)) for share in shares[1:]]
-    for thread in threads:
-        thread.start()
-    try:
-        for symbol, job in shares[0].items():
-            found[symbol] = compile_object(job, target)
-    finally:
-        for thread in threads:
-            thread.join()
-    for symbol, job in distinct.items():
-        if symbol not in found:  # a worker that could not start, or died
-            found[symbol] = compile_object(job, target)
-    return [found[symbol] for symbol in symbols]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _shares(jobs: dict[str, Job], count: int) -> list[dict[str, Job]]:
-    """Shares of about equal work, the longest sources dealt out first, the first share having a head start."""
-    shares: list[dict[str, Job]] = [{} for _ in range(count)]
-    load = [0] + [WORTH_A_WORKER // 2] * (count - 1)
-    for symbol, job in sorted(jobs.items(), key=lambda item: -len(canonical(item[1])[0])):
-        k = load.index(min(load))
-        shares[k][symbol] = job
-        load[k] += len(canonical(job)[0])
-    return shares
-
-
-def _by_worker(share: dict[str, Job], target: Target, found: dict[str, Compiled]) -> None:
-    """Let a process compile `share`; what it answers goes to `found`, what it does not is left to the caller."""
-    package = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    lines = [json.dumps({"target": asdict(target)})]
-    for job in share.values():
-        described = [_described(p) for p in job.parameters]
-        lines.append(json.dumps({"source": job.source, "entry": job.entry, "parameters": described}))
-    try:
-        answer = subprocess.run(
-            [sys.executable, "-m", "chainrule.codegen.objects"],
-            input="\n".join(lines) + "\n",
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-    except (OSError, subprocess.SubprocessError):
-        return
-    for line in answer.stdout.splitlines():
-        try:
-            told = json.loads(line)
-            compiled = Compiled(told["symbol"], base64.b64decode(told["code"]), tuple(told["externals"]))
-        except (ValueError, KeyError, TypeError):
-            continue
-        if compiled.symbol in share:
-            found[compiled.symbol] = compiled
-
-
-def _described(parameter: Parameter) -> Any:
-    return asdict(parameter) if isinstance(parameter, Array) else None
-
-
-def _read(told: Any) -> Job:
-    parameters: tuple[Parameter, ...] = tuple(
-        Size() if p is None else Array(p["element"], tuple(p["shape"]), p["scratch"]) for p in told["parameters"]
-    )
-    return Job(told["source"], told["entry"], parameters)
-
-
-def main() -> None:
-    """A worker: the target on the first line of the input, then a kernel on each; an object for each."""
-    target = Target(**json.loads(sys.stdin.readline())["target"])
-    for line in sys.stdin:
-        compiled = compile_object(_read(json.loads(line)), target)
-        code = base64.b64encode(compiled.code).decode()
-        answer = {"symbol": compiled.symbol, "code": code, "externals": compiled.externals}
-        print(json.dumps(answer), flush=True)
-
-
-if __name__ == "__main__":
-    main()
