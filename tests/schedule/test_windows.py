@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chainrule.compiler import derive
 from chainrule.ir.formula import Formula
+from chainrule.ir.text import equation_text
 from chainrule.ir.validate import validate
 from chainrule.options import Options
 from chainrule.reference import evaluate
@@ -209,3 +210,10 @@ def test_a_window_that_starts_too_late_is_noticed(monkeypatch):
     monkeypatch.setattr(layout, "windowed", late)
     with pytest.raises(AssertionError):
         agree(text, "x", "y.conv2d.K")
+
+
+def test_a_stride_of_single_places_leaves_a_product(monkeypatch_module):
+    laid = agree(ONE.format(channels=4, out=9, size=8, kernel=1, stride=2, pad=0, dilation=1), "x")
+    found = laid.producers["y.relu_bar_product"]
+    assert contraction_of(task_of(found, laid.tensors)) is not None
+    assert equation_text(found).endswith("sum[o] y.conv2d.K_gathered2[o, n] * y_bar[b, m, p, o]")

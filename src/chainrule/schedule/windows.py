@@ -49,6 +49,7 @@ def windowed(
 
     known: what was gathered before, under the name of nothing (`nameless`).
     """
+    f = pinned(f, tensors)
     parted = apart(f)
     if parted is None:
         return _windowed(f, tensors, sizes, always, known)
@@ -186,6 +187,27 @@ class Split:
     exact: bool = True
 
 
+def pinned(f: Formula, tensors: Mapping[str, Tensor]) -> Formula:
+    """`f` where the one place of an axis is read that ``x[h % d; 0]`` leaves of it: as a condition, ``h % d == 0``.
+
+    A kernel of 1 × 1 with a stride leaves such a read in its image's gradient.
+    """
+    factors = sp.Mul.make_args(f.body)
+    where, reads = list(f.where), list(f.reads)
+    for k, read in enumerate(f.reads):
+        if read.outside != 0 or f.reduce is not Reduce.SUM or not f.over or slot(k) not in factors:
+            continue
+        ones = [
+            at
+            for at, (i, extent) in enumerate(zip(read.indices, tensors[read.tensor].shape, strict=True))
+            if extent == 1 and isinstance(i, remainder)
+        ]
+        where += [sp.Eq(read.indices[at], 0, evaluate=False) for at in ones]
+        indices = tuple(sp.S.Zero if at in ones else i for at, i in enumerate(read.indices))
+        reads[k] = replace(read, indices=indices)
+    return replace(f, reads=tuple(reads), where=tuple(where))
+
+
 def unstrided(f: Formula) -> Split:
     """`f` with h = d h' + e and r = d r' + (e + c) % d for each condition (h + c - r) % d == 0.
 
@@ -293,12 +315,12 @@ def _is_window(read: Access, f: Formula) -> bool:
 
 def _oriented(c: Contraction, f: Formula) -> tuple[Contraction, Index] | None:
     """`c` such that its columns hold the index that is best for vectors: a channel, else a place; and which it is."""
-    best: tuple[tuple[bool, int, bool], Index, bool] | None = None
+    best: tuple[tuple[bool, int, bool, int], Index, bool] | None = None
     for side, read, right in ((c.columns, c.right, True), (c.rows, c.left, False)):
         for axis in side:
             rank = _rank(axis, read, f, c.batch)
-            if rank is not None and (best is None or rank > best[0]):
-                best = rank, axis, right
+            if rank is not None and (best is None or (*rank, -len(side)) > best[0]):
+                best = (*rank, -len(side)), axis, right  # of equals, the one that is a channel by itself
     if best is None:
         return None
     _, axis, right = best
