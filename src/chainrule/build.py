@@ -88,7 +88,7 @@ def _machine() -> str:
     """The name of this CPU's table of choices."""
     from chainrule.codegen.target import host
 
-    return key(["choices", chainrule.__version__, str(host())])
+    return key(["choices", f"{FORMAT} {TAPE_FORMAT}", chainrule.__version__, str(host())])
 
 
 def trials(source: Source, options: Options) -> Any:

@@ -228,7 +228,7 @@ def decode(text: bytes) -> Executable:
 # The layout of the tape in memory: what the walker (compiled by codegen) and the run side agree on.
 # Everything is an int64; each class numbers the words of one record.
 
-TAPE_FORMAT = 4  # raise it when a layout below changes: it is part of the key of the compiled walker
+TAPE_FORMAT = 5  # raise it when a layout below changes: it is part of the key of the compiled walker
 WALKER_SYMBOL = "chainrule_walk"  # int64 walk(int64 control, int64 thread)
 STEP_SYMBOL = "chainrule_step"  # PyObject *step(PyObject *self, PyObject *nothing), for PyMethodDef
 TAKE_SYMBOL = "chainrule_take"  # PyObject *take(PyObject *self, PyObject *mapping), the same
@@ -237,7 +237,8 @@ TAKE_SYMBOL = "chainrule_take"  # PyObject *take(PyObject *self, PyObject *mappi
 class Entry(IntEnum):
     """One launch: FUNCTION(TABLE, scratch, lo, hi), where PARTS threads share [0, EXTENT), CHUNK at a time.
 
-    BARRIER: all threads meet before it. NEXT counts the chunks that were asked for. One of these fills a cache line.
+    BARRIER: it waits for all before it, and starts a phase. NEXT counts the chunks that were asked for. One of these
+    fills a cache line.
     """
 
     FUNCTION = 0
@@ -338,17 +339,18 @@ class Control(IntEnum):
 class Pool(IntEnum):
     """What the threads share. Each word that several of them write has a cache line of its own.
 
-    A worker waits for its MAIL (one every MAIL_WORDS, by thread) to change, then does its part of JOB. ARRIVED
-    and GENERATION are the barrier. ASLEEP counts who sleeps in it; MAIL_ASLEEP is 1 while its worker sleeps.
+    STATE is the phase's number, whether it is open, and how many workers came; LEFT counts those who left again.
+    ASLEEP and LEFT_ASLEEP count who sleeps for want of either to change. A phase is the entries FROM … TO of JOB.
     """
 
-    ARRIVED = 0
-    GENERATION = 8
-    ASLEEP = 16
-    SPINS = 24
-    YIELDS = 25
+    STATE = 0
+    ASLEEP = 8
+    LEFT = 16
+    LEFT_ASLEEP = 24
     STOP = 32
-    JOB = 40
-    MAIL = 48
-    MAIL_ASLEEP = 8  # after the thread's MAIL
-    MAIL_WORDS = 16
+    SPINS = 40
+    YIELDS = 41
+    JOB = 42
+    FROM = 43
+    TO = 44
+    WORDS = 48

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 
 import llvmlite.binding as llvm
 import pytest
@@ -13,6 +15,19 @@ from chainrule.codegen.routines import module_of_routines
 from chainrule.codegen.translate import Untranslatable
 
 SEVEN = 7
+
+
+def test_kernels_compile_after_routines_in_a_process_that_had_none():
+    """Numba is told of our functions before it is asked, whatever is imported first."""
+    script = """
+from chainrule.codegen.walker import compile_walker
+compile_walker()
+from chainrule.codegen.objects import Array, Job, compile_object
+from chainrule.codegen.target import host
+source = "def k(x, lo, hi):\\n    for i in range(lo, hi):\\n        x[i] = exp(maximum(x[i], 0.0))\\n"
+assert compile_object(Job(source, "k", (Array("float32", (64,)),)), host()).code
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def _is_small(a: int) -> bool:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from chainrule.errors import ChainruleError
 from chainrule.runtime import tape
+from chainrule.runtime import threads as threads_module
 from chainrule.runtime.step import Runner
 from chainrule.runtime.store import Store
 from chainrule.runtime.tape import barriers, divide
@@ -101,6 +102,19 @@ def test_a_thousand_barriers_in_a_row_hold(threads):
         a, b = links(300, x)
         assert np.allclose(found["a"], a, rtol=1e-6) and np.allclose(found["b"], b, rtol=1e-6)
     assert runner.last.tape.entries[:, 4].sum() >= 299
+
+
+def test_workers_that_do_not_come_are_not_waited_for(monkeypatch):
+    """As where the system gives their cores to others: the step takes what it takes on one thread."""
+    monkeypatch.setattr(threads_module, "_teams", {})
+    monkeypatch.setattr(threads_module, "_live", lambda *_: None)
+    x, y = np.random.default_rng(1).normal(size=(2, 1000, 3)).astype(np.float32)
+    alone, params, _ = results(regression(cost=100.0), 1, x=x, y=y)
+    found, others, runner = results(regression(cost=100.0), 3, x=x, y=y)
+    assert runner.last.tape.threads == 3
+    for a, b in zip(alone, found, strict=True):
+        assert all(np.array_equal(a[name], b[name]) for name in a)
+    assert all(np.array_equal(params[name], others[name]) for name in params)
 
 
 def test_a_barrier_left_out_is_noticed(monkeypatch):

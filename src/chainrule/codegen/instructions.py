@@ -99,6 +99,19 @@ def set_shared(typing, address, value):  # type: ignore[no-untyped-def]
 
 
 @_instruction
+def swap_shared(typing, address, seen, value):  # type: ignore[no-untyped-def]
+    """Store the low 32 bits of a shared word if it still is `seen`: 1 if so, else 0."""
+
+    def emit(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        pointer = builder.inttoptr(args[0], I32.as_pointer())
+        seen, value = (builder.trunc(args[k], I32) for k in (1, 2))
+        found = builder.cmpxchg(pointer, seen, value, "seq_cst", "seq_cst")
+        return builder.zext(builder.extract_value(found, 1), I64)
+
+    return types.int64(types.int64, types.int64, types.int64), emit
+
+
+@_instruction
 def pause(typing):  # type: ignore[no-untyped-def]
     """Tell the core that this is a waiting loop."""
 

@@ -17,14 +17,15 @@ from numba.core import callconv, codegen, cpu, optional, types, typing
 from numba.core.typing import templates
 from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj
 
+from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.target import Target
 from chainrule.codegen.translate import Translation, Value
 from chainrule.codegen.view import ELEMENTS, View
 
 I64, I8 = ir.IntType(64), ir.IntType(8)
 
-LOWERED = (builtins, mathimpl, numbers, optional, rangeobj, tupleobj)
-"""The parts of Python that kernels use: importing them tells Numba how to emit them."""
+LOWERED = (builtins, mathimpl, numbers, optional, rangeobj, tupleobj, functions, gamma, vector)
+"""The parts of Python that kernels use, and ours: importing them tells Numba how to emit them, before it is asked."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """The one interpreter of every tape: readable Python, compiled once to an object like any kernel's.
 
-The layouts that it walks are in `executable.py`. All threads run `_walk` over the same tape (SPMD): each does its
-part of every divided launch, and they meet at a barrier only where an entry says so. Nothing here allocates or
+The layouts that it walks are in `executable.py`. A tape falls into phases, runs of launches of which none waits for
+another. Thread 0 walks it; workers that come while a phase is open take chunks of its divided launches, and thread 0
+waits for those who came, never for one that the system has not let run: where cores are busy with other things, a
+step takes about as long as on one thread, and no part of a result depends on who came. Nothing here allocates or
 raises, and Numba's runtime is not needed, so that a warm process loads the object without Numba.
 
 Waiting is a bounded spin, then a yield of the core, then sleep: pure spinning on a shared core stalls for
@@ -29,6 +31,7 @@ from chainrule.codegen.instructions import (
     poke,
     set_shared,
     sleep,
+    swap_shared,
     wake,
     yield_core,
 )
@@ -66,9 +69,10 @@ TAKE_BYTES = 8 * Take.WORDS
 TAKE_NAME, TAKE_KIND, TAKE_DTYPE = 8 * Take.NAME, 8 * Take.KIND, 8 * Take.DTYPE
 TAKE_TARGET, TAKE_COUNT, TAKE_AXES, TAKE_SHAPE = 8 * Take.TARGET, 8 * Take.BYTES, 8 * Take.AXES, 8 * Take.SHAPE
 TAKE_USE, TAKE_USES, TAKE_ODD = 8 * Take.USE, 8 * Take.USES, 8 * Take.ODD
-ARRIVED, GENERATION, ASLEEP = 8 * Pool.ARRIVED, 8 * Pool.GENERATION, 8 * Pool.ASLEEP
-SPINS, YIELDS, STOP, JOB = 8 * Pool.SPINS, 8 * Pool.YIELDS, 8 * Pool.STOP, 8 * Pool.JOB
-MAIL, MAIL_ASLEEP, MAIL_BYTES = 8 * Pool.MAIL, 8 * Pool.MAIL_ASLEEP, 8 * Pool.MAIL_WORDS
+STATE, ASLEEP, LEFT, LEFT_ASLEEP = 8 * Pool.STATE, 8 * Pool.ASLEEP, 8 * Pool.LEFT, 8 * Pool.LEFT_ASLEEP
+SPINS, YIELDS, STOP = 8 * Pool.SPINS, 8 * Pool.YIELDS, 8 * Pool.STOP
+JOB, FROM, TO = 8 * Pool.JOB, 8 * Pool.FROM, 8 * Pool.TO
+PHASE, OPEN = 10, 512  # in the state: the phase's number from this bit on; whether it is open; who came, below
 
 # How CPython and NumPy lay out an array; the run side proves it on an array before it uses this.
 OBJECT_KIND, ARRAY_DATA, ARRAY_AXES = int(Layout.KIND), int(Layout.DATA), int(Layout.AXES)
@@ -99,14 +103,21 @@ def _signal(word: int, asleep: int) -> None:
         wake(word)
 
 
-def _meet(pool: int, threads: int) -> None:
-    """The barrier: nobody leaves before `threads` threads have come."""
-    generation = peek_shared(pool + GENERATION)
-    if add_shared(pool + ARRIVED, 1) == threads:
-        set_shared(pool + ARRIVED, 0)
-        _signal(pool + GENERATION, pool + ASLEEP)
-    else:
-        _wait(pool + GENERATION, generation, pool + ASLEEP, peek(pool + SPINS), peek(pool + YIELDS))
+def _open(pool: int) -> None:
+    """A phase starts: who comes from now on takes part in it."""
+    set_shared(pool + LEFT, 0)
+    set_shared(pool + STATE, ((peek_shared(pool + STATE) >> PHASE) + 1 << PHASE) + OPEN)
+    if peek_shared(pool + ASLEEP) != 0:
+        wake(pool + STATE)
+
+
+def _close(pool: int) -> None:
+    """Nobody comes any more; wait until all who came have left."""
+    came = add_shared(pool + STATE, -OPEN) & (OPEN - 1)
+    left = peek_shared(pool + LEFT)
+    while left != came:
+        _wait(pool + LEFT, left, pool + LEFT_ASLEEP, peek(pool + SPINS), peek(pool + YIELDS))
+        left = peek_shared(pool + LEFT)
 
 
 def _checked(control: int) -> int:
@@ -167,82 +178,107 @@ def _walk_alone(control: int) -> None:
         _keep(control, step)
 
 
-def _share(entry: int, scratch: int, parts: int) -> None:
-    """Chunk after chunk of a launch, until `parts` threads find none left: a thread that is held up takes fewer.
-
-    Whoever is last to find none sets the count to 0; nobody asks again before the next step, which starts at a barrier.
-    """
+def _share(entry: int, scratch: int) -> None:
+    """Chunk after chunk of a launch, until none is left: a thread that is held up takes fewer."""
     extent, size = peek(entry + EXTENT), peek(entry + CHUNK)
     chunks = (extent + size - 1) // size
     while True:
         turn = add_shared(entry + NEXT, 1)
         if turn > chunks:
-            if turn == chunks + parts:
-                set_shared(entry + NEXT, 0)
             return
         lo = (turn - 1) * size
         hi = lo + size if lo + size < extent else extent
         launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, lo, hi)
 
 
-def _walk_together(control: int, pool: int, thread: int, threads: int) -> None:
-    """This thread's part of all steps. What is not divided is thread 0's."""
-    tape, entries = peek(control + TAPE), peek(control + ENTRIES)
+def _end_of(entry: int, stop: int) -> int:
+    """Where the phase that starts at `entry` ends: before the next entry that waits for what is before it."""
+    end = entry + ENTRY_BYTES
+    while end < stop:
+        if peek(end + BARRIER) != 0:
+            return end
+        end += ENTRY_BYTES
+    return stop
+
+
+def _divided(entry: int, end: int) -> int:
+    """How many launches of a phase are divided; their chunks count from 0 again."""
+    at, count = entry, 0
+    while at < end:
+        if peek(at + PARTS) > 1:
+            poke(at + NEXT, 0)
+            count += 1
+        at += ENTRY_BYTES
+    return count
+
+
+def _phase(control: int, entry: int, end: int, thread: int) -> None:
+    """This thread's part of a phase. What is not divided is thread 0's."""
     scratch = peek(control + SCRATCH) + thread * peek(control + SCRATCH_STRIDE)
+    at = entry
+    while at < end:
+        parts = peek(at + PARTS)
+        if thread < parts:
+            if parts == 1:
+                launch(peek(at + FUNCTION), peek(at + TABLE), scratch, 0, peek(at + EXTENT))
+            else:
+                _share(at, scratch)
+        at += ENTRY_BYTES
+
+
+def _walk_together(control: int, pool: int) -> None:
+    """All steps on thread 0, phase by phase; workers take part in a phase if they come before it ends."""
+    tape = peek(control + TAPE)
+    stop = tape + peek(control + ENTRIES) * ENTRY_BYTES
     first = peek(control + FIRST)
+    poke(pool + JOB, control)
     for step in range(first, first + peek(control + STEPS)):
-        if step != first:  # the first step was started before the workers were called
-            if thread == 0:
-                _advance(control)
-                _feed(control, step)
-            _meet(pool, threads)
+        _advance(control)
+        _feed(control, step)
         entry = tape
-        for _ in range(entries):
-            if peek(entry + BARRIER) != 0:
-                _meet(pool, threads)
-            parts = peek(entry + PARTS)
-            if thread < parts:
-                if parts == 1:
-                    launch(peek(entry + FUNCTION), peek(entry + TABLE), scratch, 0, peek(entry + EXTENT))
-                else:
-                    _share(entry, scratch, parts)
-            entry += ENTRY_BYTES
-        _meet(pool, threads)
-        if thread == 0:
-            _keep(control, step)
-
-
-def _call(pool: int, threads: int) -> None:
-    """Send mail to the workers below `threads`. The locked addition orders the plain stores before it."""
-    for worker in range(1, threads):
-        mail = pool + MAIL + worker * MAIL_BYTES
-        _signal(mail, mail + MAIL_ASLEEP)
+        while entry < stop:
+            end = _end_of(entry, stop)
+            if _divided(entry, end) != 0:
+                poke(pool + FROM, entry)
+                poke(pool + TO, end)
+                _open(pool)
+                _phase(control, entry, end, 0)
+                _close(pool)
+            else:
+                _phase(control, entry, end, 0)
+            entry = end
+        _keep(control, step)
 
 
 def _work(pool: int, thread: int) -> None:
-    """The life of a worker: its part of each job, until it is told to stop."""
-    mail = pool + MAIL + thread * MAIL_BYTES
-    seen = 0
+    """The life of a worker: its part of each phase that it comes to in time, until it is told to stop."""
+    done = -1
     while True:
-        _wait(mail, seen, mail + MAIL_ASLEEP, peek(pool + SPINS), peek(pool + YIELDS))
-        seen = peek_shared(mail)
+        state = peek_shared(pool + STATE)
         if peek_shared(pool + STOP) != 0:
             return
-        control = peek(pool + JOB)
-        _walk_together(control, pool, thread, peek(control + THREADS))
+        if (state & OPEN) == 0 or (state >> PHASE) == done:
+            _wait(pool + STATE, state, pool + ASLEEP, peek(pool + SPINS), peek(pool + YIELDS))
+        elif swap_shared(pool + STATE, state, state + 1) != 0:
+            done = state >> PHASE
+            control = peek(pool + JOB)
+            if thread < peek(control + THREADS):
+                _phase(control, peek(pool + FROM), peek(pool + TO), thread)
+            _signal(pool + LEFT, pool + LEFT_ASLEEP)
 
 
 def _walk(control: int, thread: int) -> int:
     """thread 0: do what `control` says. Above: live as that worker of the pool at `control`.
 
-    Below: tell the -thread threads of that pool to stop or, without a pool, pause -thread times (to time it).
+    Below: tell the threads of that pool to stop or, without a pool, pause -thread times (to time it).
     """
     if thread > 0:
         _work(control, thread)
         return 0
     if thread < 0 and control != 0:
         set_shared(control + STOP, 1)
-        _call(control, -thread)
+        add_shared(control + STATE, 1 << PHASE)
+        wake(control + STATE)
         return 0
     if thread < 0:
         for _ in range(-thread):
@@ -250,16 +286,10 @@ def _walk(control: int, thread: int) -> int:
         return 0
     if peek(control + CHECK_COUNT) != 0 and _checked(control) != 0:
         return 1
-    threads = peek(control + THREADS)
-    if threads == 1:
+    if peek(control + THREADS) == 1:
         _walk_alone(control)
-        return 0
-    pool = peek(control + POOL)
-    _advance(control)
-    _feed(control, peek(control + FIRST))
-    poke(pool + JOB, control)
-    _call(pool, threads)
-    _walk_together(control, pool, 0, threads)
+    else:
+        _walk_together(control, peek(control + POOL))
     return 0
 
 
@@ -303,7 +333,10 @@ def _take(block: int, mapping: int) -> int:
     return 1
 
 
-ROUTINES = (_wait, _signal, _meet, _checked, _advance, _feed, _keep, _walk_alone, _share, _walk_together, _call, _work)
+ROUTINES = (
+    _wait, _signal, _open, _close, _checked, _advance, _feed, _keep, _walk_alone, _share, _end_of, _divided, _phase,
+    _walk_together, _work,
+)  # fmt: skip
 
 
 def compile_walker() -> bytes:

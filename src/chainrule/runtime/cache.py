@@ -25,8 +25,8 @@ from typing import Literal, TypeVar
 import lazy_loader
 import msgspec
 
-from chainrule import choices
 from chainrule.choices import Choice, Choices
+from chainrule.choices import encode as encode_choices
 from chainrule.errors import ChainruleError, ChainruleWarning
 from chainrule.executable import FORMAT, TAPE_FORMAT, Executable, decode, encode, faults
 from chainrule.symbols import ObjectFileError, symbols
@@ -210,7 +210,7 @@ class Cache:
 
     def keep_choices(self, name: str, found: Choices) -> None:
         """Add `found` to the choices of the machine `name`."""
-        self._store([self._file("choices", name, choices.encode(self.find_choices(name) | dict(found)))])
+        self._store([self._file("choices", name, encode_choices(self.find_choices(name) | dict(found)))])
 
     def _strictly(self, kind: Kind, name: str, data: bytes, form: type[T]) -> T:
         try:

@@ -83,8 +83,7 @@ class Team:
     alive: bool = True
 
     def __post_init__(self) -> None:
-        words = Pool.MAIL + self.threads * Pool.MAIL_WORDS
-        self.shared = aligned(8 * words).view(np.int64)
+        self.shared = aligned(8 * Pool.WORDS).view(np.int64)
         cores = available_cores()
         # where threads share a core, a spinning one only keeps the other from its work
         self.shared[Pool.SPINS] = spins(self.walker) if self.threads <= len(cores) else 0
