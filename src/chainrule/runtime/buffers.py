@@ -6,6 +6,7 @@ A new batch size evaluates polynomials and packs intervals; nothing is compiled.
 from __future__ import annotations
 
 import contextlib
+import math
 import mmap
 from collections.abc import Mapping, Sequence
 
@@ -78,7 +79,7 @@ def plan(executable: Executable, sizes: Mapping[str, int]) -> Plan:
     """Shapes, bytes and arena offsets of all buffers for these sizes."""
     shapes = tuple(tuple(evaluate(axis, sizes) for axis in buffer.shape) for buffer in executable.buffers)
     counts = tuple(
-        int(np.prod(shape, dtype=np.int64)) * ELEMENTS[buffer.element].itemsize
+        math.prod(shape) * ELEMENTS[buffer.element].itemsize
         for shape, buffer in zip(shapes, executable.buffers, strict=True)
     )
     end = max(len(executable.launches) - 1, 0)

@@ -7,6 +7,7 @@ company changes its values; they are drawn in float64 and rounded.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import weakref
@@ -189,7 +190,7 @@ def _signed(seed: int) -> int:
 def _made(buffers: Sequence[Buffer]) -> list[Array]:
     """An array for each of `buffers`, side by side in one block: a huge page holds many."""
     shapes, dtypes = [_fixed_shape(buffer) for buffer in buffers], [ELEMENTS[buffer.element] for buffer in buffers]
-    counts = [int(np.prod(shape, dtype=np.int64)) * t.itemsize for shape, t in zip(shapes, dtypes, strict=True)]
+    counts = [math.prod(shape) * t.itemsize for shape, t in zip(shapes, dtypes, strict=True)]
     starts = [0, *accumulate(-(-count // LINE) * LINE for count in counts)]
     block = aligned(starts[-1])
     parts = (block[start : start + count] for start, count in zip(starts, counts, strict=False))
@@ -207,12 +208,13 @@ def _fixed_shape(buffer: Buffer) -> Shape:
 
 def _draw(array: Array, init: Init, seed: int, path: str) -> None:
     """Fill `array` by its law, from the stream of (seed, path). Source: Salmon et al. 2011 (Philox)."""
+    numbers = init.numbers
+    if init.law == "constant":
+        array[...] = numbers[0]
+        return
     path_key = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little")
     stream = np.random.Generator(np.random.Philox(key=np.array([seed & MASK, path_key], np.uint64)))
-    numbers = init.numbers
     match init.law:
-        case "constant":
-            array[...] = numbers[0]
         case "uniform":
             array[...] = stream.uniform(numbers[0], numbers[1], array.shape)
         case "normal":
