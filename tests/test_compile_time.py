@@ -5,6 +5,7 @@ Calls are counted, for seconds are the machine's.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from chainrule import compiler
 from chainrule.derive import backward
 from chainrule.ir.validate import validate
 from chainrule.optimize import specialize
+from chainrule.options import Options
 from chainrule.schedule import schedule
 from chainrule.source import Source
 
@@ -98,3 +100,12 @@ def test_equal_arguments_of_other_types_are_other_models():
     with pytest.raises(compiler.ChainruleError):
         compiler.elaborate(Source(text, "m.graph", arguments=(("k", True),)))
     assert whole.outputs == ("y",)
+
+
+def test_compiling_leaves_the_collector_as_it_was():
+    before = gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()
+    text = "model m():\n    dim n\n    input x[n]\n    output y = 2 * x\n"
+    compiler.compile_source(Source(text, "m.graph"), Options("predict"))
+    with pytest.raises(compiler.ChainruleError), compiler._uncollected(), compiler._seldom_collected():
+        raise compiler.ChainruleError("wrong")
+    assert (gc.get_threshold(), gc.get_freeze_count(), gc.isenabled()) == before

@@ -43,6 +43,9 @@ from chainrule.options import Options
 from chainrule.schedule import schedule
 from chainrule.source import Source, texts
 
+MODULE = 50_000
+"""Objects, about, of which a module of LLVM is made before it is text."""
+
 Pass = Callable[[Graph], Graph]
 Watch = Callable[[Pass, Graph, Graph], None]
 
@@ -225,7 +228,8 @@ def compile_source(
     with codegen.ready(len(compiled.graph.nodes)) as started:
         with _uncollected():
             scheduled = program(compiled, options)
-        return emitted(compiled, scheduled, options, kept, choices, started)
+        with _seldom_collected():
+            return emitted(compiled, scheduled, options, kept, choices, started)
 
 
 def emitted(
@@ -255,6 +259,21 @@ def _uncollected() -> Iterator[None]:
     finally:
         if before:
             gc.enable()
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Modules of LLVM are cycles, to be found, but seldom, and without a look at all formulas each time."""
+    frozen, thresholds = gc.get_freeze_count(), gc.get_threshold()
+    if not frozen:  # else somebody froze what is his
+        gc.freeze()
+    gc.set_threshold(MODULE, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        if not frozen:
+            gc.unfreeze()
 
 
 def summary(compiled: Compiled, executable: Executable) -> dict[str, int | str]:
