@@ -229,6 +229,9 @@ def test_a_left_operand_whose_places_collide_is_packed():
     assert not choose(Shape(32, 128, 2048), "float32", host(), near, right, into).strip
     assert choose(Shape(32, 128, 2048), "float32", host(), far, right, into).strip
     assert not choose(Shape(32, 128, 32), "float32", host(), far, right, into).strip
+    apart = Operand("x", "k * 784", "1", "0", ("784",))  # pays where many panels read it
+    assert not choose(Shape(32, 128, 2048), "float32", host(), apart, right, into).strip
+    assert choose(Shape(32, 1024, 2048), "float32", host(), apart, right, into).strip
     assert not choose(Shape(32, 128, 2048), "float32", host(), far, right, into, accumulate=True).strip
 
 

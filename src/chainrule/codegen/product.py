@@ -48,6 +48,7 @@ COLLISION = 2048  # bytes: rows so far apart share few sets of the first cache
 NEAR = 36_000  # bytes of a panel that the first cache holds beside the rest
 IN_FLIGHT = 10  # sums that two pipelines of four cycles keep waiting, and a little more
 DEEP = 256  # inner indices at a time, where a panel is cut
+MANY = 16  # panels: so many times a strip is read that it pays where places are merely far apart
 STRIP = 1 << 19  # bytes of a packed left operand that the second cache holds beside the rest
 
 
@@ -76,7 +77,9 @@ def choose(
     near = single or k * width * size <= STRIP  # a panel of several inner ranges is not cut
     collides = near and _collides(stride, size) and k >= 64 and m >= 4 * rows and n > width
     pack = right.column != "1" or collides
-    strip = left.row == "1" and len(left.inner) == 1 and k >= 64 and n > width and _collides(left.inner[0], size)
+    step = "".join(left.inner) if left.row == "1" and len(left.inner) == 1 else ""
+    far = step.isdigit() and int(step) * size >= COLLISION and k >= DEEP // 2 and n >= MANY * width
+    strip = far or (k >= 64 and n > width and _collides(step, size))
     if strip and not accumulate:
         rows = 1 << (min(most, 8).bit_length() - 1)
         room = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
