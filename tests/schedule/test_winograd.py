@@ -17,6 +17,7 @@ from chainrule.reference import evaluate
 from chainrule.schedule import schedule, winograd
 from chainrule.schedule.cook_toom import cook_toom
 from chainrule.schedule.cost import Sizes
+from chainrule.schedule.kernels import Planner
 from chainrule.schedule.layout import lay_out
 from chainrule.source import Source
 from tests.codegen.running import run_compiled
@@ -119,3 +120,16 @@ def test_the_error_in_float32_is_bounded(monkeypatch):
         for name, found in computed(graph, values, "float32").items():
             error = np.abs(found - wanted[name]) / np.sqrt(np.mean(wanted[name] ** 2))
             assert (np.sqrt(np.mean(error**2)), error.max()) < bounds and error.max() < bounds[1], (tile, name)
+
+
+def test_the_tiles_of_an_image_are_never_kept():
+    graph = graph_of(TEXT.format(channels=64, out=64, rows=28, columns=28, pad=1), "x", "y.conv2d.K")
+
+    def kept() -> set[str]:
+        found = {b.name for b in schedule(graph, training=True).buffers}
+        return found & {"y.relu_gathered_tiles", "y.relu_gathered_tiles2", "y.conv2d.z_products", "y.relu_bar_products"}
+
+    assert not kept()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Planner, "awaited", lambda planner, t: 0)
+        assert kept()
