@@ -128,7 +128,8 @@ def test_arrays_are_aligned():
 
 def test_what_is_admitted_together_lies_side_by_side_and_on_cache_lines():
     store = filled()
-    starts = sorted((address(array), array.nbytes) for array in store.params.arrays.values())
+    spaces = (store.params, store.states, store.scalars)
+    starts = sorted((address(array), array.nbytes) for space in spaces for array in space.arrays.values())
     assert len(starts) > 1
     for (start, count), (following, _) in pairwise(starts):
         assert start % 64 == 0 and following == start + -(-count // 64) * 64
