@@ -21,7 +21,8 @@ TYPICAL = 32
 """The size that an unbound dim is scheduled for, unless the call says one."""
 
 MANY = 4096
-"""The same for dims that inputs count through, as edges do through nodes, and for how many of these there are."""
+"""The same for dims that inputs count through, as edges do through nodes, and for how many of these there are. A dim
+with a greatest size is scheduled for that, if it is no more than this."""
 
 PRODUCT_NS = sp.Rational(1, 64)
 """Nanoseconds of one multiply-add in a register tile: 128 GFLOP/s, half of what AVX-512 reaches."""
@@ -47,7 +48,7 @@ class Sizes:
         if size is None and dim.definition is not None:
             size = max(int(value(dim.definition, self.known)), 0)
         elif size is None:
-            usual = MANY if dim.name in self.many else TYPICAL
+            usual = MANY if dim.name in self.many or dim.maximum is not None else TYPICAL
             greatest = usual if dim.maximum is None else min(dim.maximum, usual)
             size = max(greatest, dim.minimum)
         self.known[_dim(dim.name)] = size

@@ -44,6 +44,8 @@ def links_of(tasks: Sequence[Task]) -> Links:
                 if p != k:
                     pairs = _overwrite(tasks[p], task, task.store)
                     found[p] = found[p] & pairs if p in found else pairs
+        if task.after is not None:
+            found.setdefault(producers[task.after[0]], task.after[1])
         before.append(found)
     return Links(tuple(tasks), tuple(before), {name: tuple(ks) for name, ks in readers.items()})
 

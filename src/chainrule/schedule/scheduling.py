@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import sympy as sp
 
@@ -15,11 +16,16 @@ from chainrule.schedule.cost import Sizes, cost_of, flops_of
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.ending import end_early
 from chainrule.schedule.equal import Form, form_of, kernel_name, renamed
-from chainrule.schedule.kernels import Draft, Plan, planner_of
+from chainrule.schedule.kernels import Draft, Plan, Planner, planner_of
 from chainrule.schedule.layout import lay_out
+from chainrule.schedule.liveness import Liveness, lean
 from chainrule.schedule.masks import masked
+from chainrule.schedule.rematerialize import rematerialize
 from chainrule.schedule.tree import Ground, Item, build
-from chainrule.schedule.work import Work, work_of
+from chainrule.schedule.work import Work, in_order, outputs_of, work_of
+
+ROUNDS = 3
+"""So often at most something is found that had better be computed again."""
 
 CLOCK = "_clock"
 """The buffer of (seed, step), which draws are keyed by."""
@@ -36,13 +42,13 @@ def schedule(
     typical = Sizes(graph, sizes)
     graph = lay_out(graph, typical, accurate=accurate)
     work = work_of(graph, typical)
-    planner = planner_of(work.tasks, work.tensors, typical)
+    work, planner = planned(work, typical)
     plan = planner.finished()
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
     needed = needed_of(plan, work)
     taken = set(plan.tensors)
     dims = list(graph.dims)
-    masks = masked(plan.links.tasks, plan.contractions, frozenset(of for _, of in work.outputs))
+    masks = masked(plan.links.tasks, plan.contractions, outputs_of(work))
     kernels: list[Kernel] = []
     made: dict[object, tuple[Kernel, Form]] = {}
     for at, draft in enumerate(plan.drafts):
@@ -79,10 +85,29 @@ def schedule(
     return end_early(program)
 
 
+def planned(work: Work, sizes: Sizes) -> tuple[Work, Planner]:
+    """The tasks in kernels; what is cheaper computed again than kept is computed again, and little is kept for long.
+
+    Each round looks at the kernel during which most is kept, and the next at where that is then.
+    """
+    outputs = outputs_of(work)
+    planner = lean(planner_of(work.tasks, work.tensors, sizes), outputs)
+    for _ in range(ROUNDS):
+        again = rematerialize(work, planner)
+        if again is work:
+            break
+        again = replace(again, tasks=tuple(in_order(again.tasks)))
+        other = lean(planner_of(again.tasks, again.tensors, sizes), outputs)
+        if Liveness(other, outputs).most >= Liveness(planner, outputs).most:
+            break
+        work, planner = again, other
+    return work, planner
+
+
 def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
     """For each draft the tensors that others read, or that are outputs."""
     home = {t: at for at, draft in enumerate(plan.drafts) for t in draft.tasks}
-    outputs = {of for _, of in work.outputs}
+    outputs = outputs_of(work)
     needed: dict[int, set[str]] = {at: set() for at in range(len(plan.drafts))}
     for t, task in enumerate(plan.links.tasks):
         away = any(home[reader] != home[t] for reader in plan.links.readers.get(task.out, ()))

@@ -9,12 +9,12 @@ that already, nothing is to do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import sympy as sp
 
-from chainrule.ir.expression import is_slot, slot, slot_number, zero_unless
+from chainrule.ir.expression import Select, is_slot, slot, slot_number, zero_unless
 from chainrule.ir.formula import Access, DType, Formula, Reduce
 from chainrule.ir.graph import Node, Tensor
 from chainrule.schedule.cost import Sizes
@@ -32,6 +32,8 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mappi
     if f.reduce is not Reduce.SUM or not f.over or f.dtype is not DType.FLOAT:
         return [f]
     over = frozenset(r.symbol for r in f.over)
+    if isinstance(f.body, Select) and not _moves_with(f.body.args[0], f) & over and sp.S.Zero in f.body.args:
+        return _chosen(f, tensors, sizes, producers)
     factors = [(factor, _moves_with(factor, f)) for factor in sp.Mul.make_args(f.body)]
     outer = [factor for factor, moves in factors if not moves & over]
     inner = [(factor, moves) for factor, moves in factors if moves & over]
@@ -70,13 +72,30 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mappi
         reads.append(Access(operand.out, tuple(i.symbol for i in axes)))
     if scale_only:
         return [*made, replace(f, body=sp.Mul(*outer, *operands), reads=tuple(reads), where=())]
-    total = replace(
-        f, out=fresh(f"{f.out}_sum", tensors), body=sp.Mul(*operands), reads=tuple(reads), where=(), stop=False
-    )
+    return [*made, *_outside(f, sp.Mul(*operands), tuple(reads), lambda total: sp.Mul(*outer, total), tensors, ())]
+
+
+def _outside(
+    f: Formula,
+    inner: sp.Expr,
+    reads: tuple[Access, ...],
+    around: Callable[[sp.Symbol], sp.Expr],
+    tensors: dict[str, Tensor],
+    where: tuple[sp.Basic, ...],
+) -> tuple[Formula, Formula]:
+    """The sum of `inner` where the conditions hold, and what `f` makes `around` it; both over `reads`."""
+    total = replace(f, out=fresh(f"{f.out}_sum", tensors), body=inner, reads=reads, where=where, stop=False)
     tensors[total.out] = Tensor(total.out, total.shape)
     read = Access(total.out, tuple(a.symbol for a in f.axes))
-    rest = replace(f, over=(), body=sp.Mul(*outer, slot(len(reads))), reads=(*reads, read), where=())
-    return [*made, total, rest]
+    return total, replace(f, over=(), body=around(slot(len(reads))), reads=(*reads, read), where=())
+
+
+def _chosen(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mapping[str, Node]) -> list[Formula]:
+    """A choice that stands still in the sum is made once: ``sum[k] if c then 0 else a[k]``."""
+    condition, a, b = f.body.args
+    inner, around = (b, lambda s: Select(condition, a, s)) if a == 0 else (a, lambda s: Select(condition, s, b))
+    total, rest = _outside(f, inner, f.reads, around, tensors, f.where)
+    return [*split(total, tensors, sizes, producers), rest]
 
 
 def _kept(read: Access, producers: Mapping[str, Node]) -> set[sp.Basic]:

@@ -44,7 +44,8 @@ class Task:
     target: what it stores at, over the symbols of axes and over, and slots; an axis of `scattered` is no loop.
     store: the state or parameter that it overwrites in place. partial: it reduces the block's part of an index, and
     its first target index is the block's number. circles: the loops of recurrences around it, the outermost first;
-    their steps are no axes of the task.
+    their steps are no axes of the task. after: a tensor that must be there first, though it is not read, and which of
+    its task's indices and of this one's are at the same place, so that they may share a loop.
     """
 
     formula: Formula
@@ -57,6 +58,7 @@ class Task:
     store: str | None = None
     partial: bool = False
     circles: tuple[Circle, ...] = ()
+    after: tuple[str, frozenset[tuple[sp.Symbol, sp.Symbol]]] | None = None
 
     @property
     def out(self) -> str:

@@ -48,6 +48,11 @@ class Work:
     outputs: tuple[tuple[str, str], ...]
 
 
+def outputs_of(work: Work) -> frozenset[str]:
+    """The tensors that hold outputs."""
+    return frozenset(of for _, of in work.outputs)
+
+
 def work_of(graph: Graph, sizes: Sizes) -> Work:
     """The tasks of `graph`: copies are aliases, updates go last and in place where the old value is read no more."""
     tensors = dict(graph.tensors)
@@ -195,6 +200,8 @@ def predecessors(tasks: Sequence[Task]) -> list[set[int]]:
         needed = {producers[read.tensor] for read in task.reads if read.tensor in producers}
         if task.store is not None:
             needed.update(readers.get(task.store, ()))
+        if task.after is not None:
+            needed.add(producers[task.after[0]])
         before.append(needed - {k})
     for members in circles.values():
         outside = set().union(*(before[k] for k in members)) - set(members)
