@@ -44,6 +44,9 @@ class Sizes:
         for dim in graph.dims:
             self.define(dim, (given or {}).get(dim.name))
 
+    def __str__(self) -> str:
+        return ", ".join(f"{dim} = {size}" for dim, size in self.known.items() if str(dim)[0] != "_")
+
     def define(self, dim: Dim, size: int | None = None) -> None:
         if size is None and dim.definition is not None:
             size = max(int(value(dim.definition, self.known)), 0)

@@ -42,6 +42,7 @@ def form_of(draft: Draft, size: int, plan: Plan, needed: set[str], stored: Mappi
     for t, task in zip(draft.tasks, tasks, strict=True):
         words += [task.law, draft.opened.get(t), masks.get(t), number(task.out), task.out in needed]
         words += [number(read.tensor) for read in task.reads]
+        words.append(None if task.after is None else (number(task.after[0]), task.after[1]))
     key = None if any(task.circles for task in tasks) else tuple(words)  # a recurrence's loop has a number of its own
     return Form(key, tasks, tuple(numbers))
 

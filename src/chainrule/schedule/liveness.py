@@ -54,7 +54,17 @@ class Liveness:
             if self.last(t) > first:
                 changes[first] += self.bytes(t)
                 changes[self.last(t) + 1] -= self.bytes(t)
+        for t, last in self.planner.sums.items():
+            part = self.bytes(t) * self.blocks(self.planner.shares[t])
+            changes[self.planner.shares[t]] += part
+            changes[last + 1] -= part
         return list(accumulate(changes[:-1]))
+
+    def blocks(self, k: int) -> int:
+        """Of kernel `k`."""
+        draft = self.planner.drafts[k]
+        assert draft.index is not None
+        return -(-self.planner.sizes.of(draft.index.extent) // self.planner.block_size(draft))
 
     @cached_property
     def most(self) -> int:

@@ -38,9 +38,6 @@ SUM = 2.0
 SMALL = 1 << 16
 """Bytes below which a tensor is saved in any case."""
 
-LITTLE = 1 << 24
-"""Bytes below which everything is saved: they stay in the last cache, and nobody misses them."""
-
 SOURCE, SINK = "source", "sink"
 
 
@@ -50,8 +47,6 @@ def rematerialize(work: Work, planner: Planner, price: float = PRICE) -> Work:
     planner: of `work`, whose kernels say what is saved.
     """
     kept = Kept(work, Liveness(planner, outputs_of(work)))
-    if kept.live.most < LITTLE:
-        return work
     banned: set[int] = set()
     while True:
         again = cut(kept, price, banned)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.formula import DType
 from chainrule.ir.graph import Dim, Graph
@@ -20,29 +21,41 @@ from chainrule.schedule.kernels import Draft, Plan, Planner, planner_of
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.liveness import Liveness, lean
 from chainrule.schedule.masks import masked
-from chainrule.schedule.rematerialize import rematerialize
+from chainrule.schedule.rematerialize import PRICE, rematerialize
 from chainrule.schedule.tree import Ground, Item, build
 from chainrule.schedule.work import Work, in_order, outputs_of, work_of
 
 ROUNDS = 3
 """So often at most something is found that had better be computed again."""
 
+LITTLE = 1 << 24
+"""Bytes below which everything is kept: they stay in the last cache, and nobody misses them."""
+
+PRICES = tuple(PRICE * 4**k for k in range(8))
+"""Of a byte that is kept; at the last one, all is computed again that can be."""
+
 CLOCK = "_clock"
 """The buffer of (seed, step), which draws are keyed by."""
 
 
 def schedule(
-    graph: Graph, *, training: bool, sizes: Mapping[str, int] | None = None, accurate: bool = False
+    graph: Graph,
+    *,
+    training: bool,
+    sizes: Mapping[str, int] | None = None,
+    accurate: bool = False,
+    memory: int | None = None,
 ) -> Program:
     """The kernels that compute `graph`'s outputs and updates, in order, and the buffers between them.
 
     sizes: of dims, what to schedule for; the program is right for every other size as well. accurate: nothing is
-    computed in a way that rounds more than the formulas do.
+    computed in a way that rounds more than the formulas do. memory: bytes that may be kept between kernels at these
+    sizes; raises ChainruleError if they cannot suffice.
     """
     typical = Sizes(graph, sizes)
     graph = lay_out(graph, typical, accurate=accurate)
     work = work_of(graph, typical)
-    work, planner = planned(work, typical)
+    work, planner = planned(work, typical, memory)
     plan = planner.finished()
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
     needed = needed_of(plan, work)
@@ -85,15 +98,35 @@ def schedule(
     return end_early(program)
 
 
-def planned(work: Work, sizes: Sizes) -> tuple[Work, Planner]:
+def planned(work: Work, sizes: Sizes, memory: int | None = None) -> tuple[Work, Planner]:
     """The tasks in kernels; what is cheaper computed again than kept is computed again, and little is kept for long.
+
+    memory: bytes that may be kept between kernels. A byte's price rises until they suffice.
+    """
+    outputs = outputs_of(work)
+    planner = lean(planner_of(work.tasks, work.tensors, sizes), outputs)
+    best = work, planner
+    for price in (PRICE,) if memory is None else PRICES:
+        best = cheapest(*best, sizes, price, LITTLE if memory is None else memory)
+        if memory is None or Liveness(best[1], outputs).most <= memory:
+            return best
+    least = Liveness(best[1], outputs).most
+    raise ChainruleError(
+        f"a step keeps {least:,} bytes between kernels at {sizes}, with all computed again that can be; "
+        f"the budget is {memory:,}\n  Way out: a larger budget, or a smaller batch"
+    )
+
+
+def cheapest(work: Work, planner: Planner, sizes: Sizes, price: float, little: int) -> tuple[Work, Planner]:
+    """The tasks in kernels, when a byte that is kept has this price; up to `little` bytes have none.
 
     Each round looks at the kernel during which most is kept, and the next at where that is then.
     """
     outputs = outputs_of(work)
-    planner = lean(planner_of(work.tasks, work.tensors, sizes), outputs)
     for _ in range(ROUNDS):
-        again = rematerialize(work, planner)
+        if Liveness(planner, outputs).most <= little:
+            break
+        again = rematerialize(work, planner, price)
         if again is work:
             break
         again = replace(again, tasks=tuple(in_order(again.tasks)))
