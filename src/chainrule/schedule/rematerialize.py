@@ -51,10 +51,10 @@ def rematerialize(work: Work, planner: Planner, price: float = PRICE) -> Work:
     while True:
         again = cut(kept, price, banned)
         waits = Waits(kept, again)
-        alone = [t for t in again if waits.of(t) is None]
-        if not alone:
+        saved = [t for t in again if waits.of(t) is None or waits.comes_early(t)]
+        if not saved:
             return with_copies(kept, again, waits) if again else work
-        banned.update(alone)
+        banned.update(saved)
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,17 @@ class Waits:
 
     def of(self, t: int) -> Wait | None:
         return self._found[t]
+
+    def comes_early(self, t: int) -> bool:
+        """Whether what is computed again needs `t` in an earlier kernel than others do: then it is kept for them anyway.
+
+        Else a chain of layers, each of which adds to the one before, would be computed again as a whole.
+        """
+        at = self.kept.live.at
+        waits = [self._found[r] for r in self.kept.live.readers(t) if r in self.again]
+        copies = [at[wait.task] for wait in waits if wait is not None]
+        late = [at[r] for r in self.kept.live.readers(t) if self.kept.is_late(r)]
+        return bool(copies) and min(copies) < min((*late, max(copies)))
 
     def _latest(self, t: int, late: Sequence[int], copies: Sequence[int]) -> Wait | None:
         kept, own = self.kept, self.kept.tasks[t]
