@@ -76,7 +76,7 @@ def test_more_layers_are_no_more_distinct_kernels(monkeypatch):
     three, five = (schedule(graph_of(depth), training=True, sizes=SIZES) for depth in (3, 5))
     assert forms(three) == forms(five)
     assert len(five.kernels) > len(three.kernels)
-    monkeypatch.setattr(kernels, "starts_of", lambda tasks: frozenset())
+    monkeypatch.setattr(kernels, "starts_of", lambda tasks, _: frozenset())
     assert words(schedule(graph_of(5), training=True, sizes=SIZES)) > words(five)
 
 
@@ -89,7 +89,7 @@ def test_kernels_of_layers_keep_the_law():
 
 def test_a_kernel_may_begin_anywhere(monkeypatch):
     """Where kernels begin is a choice: no law depends on it."""
-    monkeypatch.setattr(kernels, "starts_of", lambda tasks: frozenset(range(1, len(tasks))))
+    monkeypatch.setattr(kernels, "starts_of", lambda tasks, _: frozenset(range(1, len(tasks))))
     graph = graph_of(2)
     program = schedule(graph, training=True, sizes=SIZES)
     validate_program(program)

@@ -104,7 +104,7 @@ def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Size
     serial = sum(costs) < SERIAL_NS
     planner = Planner(links, contractions, dict(tensors), sizes, costs, serial)
     planner.put_all()
-    starts = frozenset(t for t in starts_of(tasks) if planner.is_long(t))
+    starts = frozenset(t for t in starts_of(tasks, planner.result_bytes) if planner.is_long(t))
     if starts:  # layers that kernels hold anyway had better be kernels
         planner = Planner(links, contractions, dict(tensors), sizes, costs, serial, starts)
         planner.put_all()
@@ -148,6 +148,9 @@ class Planner:
     def put_all(self) -> None:
         for t in range(len(self.links.tasks)):
             self.put(t)
+
+    def result_bytes(self, task: Task) -> int:
+        return bytes_of(task.formula.dtype) * self.sizes.points(task.formula.shape)
 
     def is_long(self, t: int) -> bool:
         """Whether `t` is in a kernel of blocks that holds as much as a layer around it."""

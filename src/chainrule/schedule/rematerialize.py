@@ -167,7 +167,7 @@ class Waits:
         return self._found[t]
 
     def comes_early(self, t: int) -> bool:
-        """Whether what is computed again needs `t` in an earlier kernel than others do: then it is kept for them anyway.
+        """Whether a copy needs `t` in an earlier kernel than others do: then it is kept for them anyway.
 
         Else a chain of layers, each of which adds to the one before, would be computed again as a whole.
         """

@@ -7,7 +7,7 @@ A layer is found by the laws of its tasks, whatever it is called and however it 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 from chainrule.schedule.task import Task
 
@@ -18,18 +18,32 @@ LAYER = 24
 """Tasks that a kernel of a layer should have at least: of smaller layers it takes several."""
 
 
-def starts_of(tasks: Sequence[Task]) -> frozenset[int]:
-    """The tasks with which a layer begins that reads what was made last, and the one after the last layer."""
+def starts_of(tasks: Sequence[Task], bytes_of: Callable[[Task], int]) -> frozenset[int]:
+    """The tasks with which a layer begins, and the one after the last layer.
+
+    A layer may be said to begin anywhere, if what begins it reads what was made last; it begins where least of what it
+    makes is read by the next one, for that is kept.
+    """
+    readers: dict[str, list[int]] = {}
+    for t, task in enumerate(tasks):
+        for name in {read.tensor for read in task.reads}:
+            readers.setdefault(name, []).append(t)
 
     def follows(start: int) -> bool:
         return start > 0 and any(read.tensor == tasks[start - 1].out for read in tasks[start].reads)
 
-    return frozenset(
-        start
-        for first, length, count in stretches([task.law for task in tasks])
-        for start in range(first, min(first + count * length + 1, len(tasks)), length)
-        if follows(start)
-    )
+    def kept(start: int, length: int) -> int:
+        layer = range(max(start - length, 0), start)
+        return sum(bytes_of(tasks[t]) for t in layer if any(r >= start for r in readers.get(tasks[t].out, ())))
+
+    found: set[int] = set()
+    for first, length, count in stretches([task.law for task in tasks]):
+        end = min(first + count * length + 1, len(tasks))
+        phases = [first + k for k in range(length) if first + k + length < end and follows(first + k + length)]
+        if phases:
+            best = min(phases, key=lambda phase: (kept(phase + length, length), phase))
+            found.update(start for start in range(best, end, length) if follows(start))
+    return frozenset(found)
 
 
 def stretches(laws: Sequence[Hashable]) -> list[tuple[int, int, int]]:
