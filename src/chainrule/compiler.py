@@ -212,8 +212,17 @@ def changes(rule: str, before: Graph, after: Graph) -> list[Step]:
 
 
 def program(compiled: Compiled, options: Options) -> Program:
-    """The kernels of a derived graph."""
-    return schedule(compiled.graph, training=options.mode == "train", accurate=options.accurate)
+    """The kernels of a derived graph. Raises ChainruleError for sizes of no dim, and a budget that cannot be kept."""
+    graph, sizes = compiled.graph, dict(options.sizes)
+    free = {dim.name: dim for dim in graph.dims if dim.definition is None}
+    for name, size in sizes.items():
+        if name not in free:
+            known = nearest(name, free) if free else "it has no dims"
+            raise ChainruleError(f"{graph.name} has no dim {name!r}: {known}\n  Way out: name one of its dims")
+        if size < free[name].minimum or size > (free[name].maximum or size):
+            raise ChainruleError(f"{name} cannot be {size}\n  Way out: a size that its declaration allows")
+    training, item = options.mode == "train", 8 if options.dtype == "float64" else 4
+    return schedule(graph, training=training, sizes=sizes, accurate=options.accurate, memory=options.memory, item=item)
 
 
 def compile_source(
@@ -246,7 +255,8 @@ def emitted(
     needed = {tensor.name for tensor in compiled.graph.inputs}
     unread = tuple(tensor.name for tensor in compiled.written.inputs if tensor.name not in needed)
     told = summary(compiled, executable)
-    return structs.replace(executable, gradients=gradients, unread=unread, summary=told), objects
+    executable = structs.replace(executable, gradients=gradients, unread=unread, summary=told, memory=options.memory)
+    return executable, objects
 
 
 @contextmanager

@@ -167,6 +167,7 @@ class Executable(msgspec.Struct, frozen=True):
     clock: int | None = None  # the buffer of (seed, step), if a kernel reads it
     gradients: dict[str, str] = {}  # of a program that returns them: what each tensor's gradient is called
     unread: tuple[str, ...] = ()  # inputs of the model that this program does not need
+    memory: int | None = None  # bytes that may be kept between launches; None: as many as there are
     summary: dict[str, int | str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
     products: tuple[str, ...] = ()  # the names of its products' cases: what a table of choices may decide
     tuned: dict[str, Choice] = {}  # those that were measured, and not chosen by the cost model

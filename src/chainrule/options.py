@@ -16,7 +16,8 @@ class Options:
     accurate: keep a function's argument where its derivative written in its value would lose bits, and compute no
     convolution by fewer multiplications, which loses some.
     checkpoints: keep a recurrence's state every so many steps, and compute those between again; 0: the root of how many
-    there are; None: keep all of them.
+    there are; None: keep all of them. memory: bytes that may be kept between kernels (None: what is fastest), with dims
+    of these `sizes`, for which the kernels are scheduled.
     """
 
     mode: Literal["train", "gradient", "predict"]
@@ -28,6 +29,8 @@ class Options:
     dtype: Literal["float32", "float64"] = "float32"
     accurate: bool = False
     checkpoints: int | None = None
+    memory: int | None = None
+    sizes: tuple[tuple[str, int], ...] = ()
 
     @property
     def training(self) -> bool:

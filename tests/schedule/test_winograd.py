@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chainrule.compiler import derive
@@ -43,7 +43,7 @@ def tiled(laid) -> list[str]:
     return [node.out for node in laid.nodes if isinstance(node, Formula) and node.out.endswith("_products")]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     tile=st.sampled_from([2, 4]),
     channels=st.integers(8, 9),

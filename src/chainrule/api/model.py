@@ -23,6 +23,7 @@ from chainrule import build
 from chainrule.api.tensor import Tensor, plain, recorded_source
 from chainrule.errors import ChainruleError
 from chainrule.options import Options
+from chainrule.runtime.cache import bytes_of
 from chainrule.runtime.step import Runner
 from chainrule.runtime.store import Store
 from chainrule.source import Argument, Source, read_source
@@ -67,6 +68,8 @@ class Model:
         seed: int | None = None,
         accurate: bool = False,
         checkpoints: int | Literal["sqrt"] | None = None,
+        memory: int | str | None = None,
+        sizes: Mapping[str, int] | None = None,
         **arguments: Argument,
     ) -> Step:
         """A training step: forward, backward and update as one tape.
@@ -76,14 +79,19 @@ class Model:
         the loss. dtype: of the step, and of the model's parameters from now on. seed: draw the parameters anew
         (default: keep them; 0 where there are none). accurate: spend time on the last bits, where derivatives and
         convolutions would otherwise give up some. checkpoints: of recurrences keep the state every so many steps
-        only, "sqrt" of how many there are, and compute what the backward pass needs between them again.
+        only, "sqrt" of how many there are, and compute what the backward pass needs between them again. memory: bytes
+        (or "64 MB") that a step may keep between its kernels when its dims have these `sizes`; within it more is
+        computed again, and a batch that would need more is an error (default: what is fastest). `sizes` alone say what
+        to make the step fast for.
         Raises SourceError where the model's text is wrong, ChainruleError where an argument is.
         """
         if target != "cpu":
             raise ChainruleError(f"there is no target {target!r}\n  Way out: target='cpu'")
         asked, given = _names(outputs), tuple(sorted((name, plain(value)) for name, value in arguments.items()))
-        every = _every(checkpoints)
-        options = Options("train", asked, loss, optimizer, given, (), _checked(dtype), accurate, every)
+        options = Options(
+            "train", asked, loss, optimizer, given, (), _checked(dtype), accurate, _every(checkpoints),
+            _budget(memory), tuple(sorted((sizes or {}).items())),
+        )  # fmt: skip
         self._adopt(options.dtype)
         return Step(self, options, self._runner(options, threads, seed))
 
@@ -364,6 +372,13 @@ def _every(checkpoints: object) -> int | None:
         return int(checkpoints)
     problem = f"checkpoints are {checkpoints!r} steps apart"
     raise ChainruleError(f"{problem}\n  Way out: a number of steps, 1 or more; 'sqrt'; or None: keep all states")
+
+
+def _budget(memory: int | str | None) -> int | None:
+    """Bytes."""
+    if memory is None or isinstance(memory, int):
+        return memory
+    return bytes_of("memory", memory)
 
 
 def _checked(dtype: Any) -> DType:

@@ -87,6 +87,14 @@ Checkpoints = Annotated[
         show_default="keep all",
     ),
 ]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What a step may keep between its kernels, as in 64MB: within it more is computed again.",
+        show_default="what is fastest",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="A built-in name (digits), an .npz (keys are input names), or a .csv."),
@@ -174,6 +182,7 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Of parameters, draws and the order of samples.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="So many runs, whose mean counts.")] = None,
     checkpoints: Checkpoints = None,
+    memory: Memory = None,
     goal: Annotated[float | None, typer.Option(help="What the metric has to reach.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A run of seconds, to see that all of it works.")] = False,
     set: Set = None,
@@ -202,7 +211,7 @@ def train(
     """
     given: dict[str, str | float | None] = {"data": data, "label": label, "epochs": epochs, "batch": batch}
     given |= {"optimizer": optimizer, "rate": lr, "seed": seed, "seeds": seeds, "goal": goal}
-    given |= {"checkpoints": every(checkpoints)}
+    given |= {"checkpoints": every(checkpoints), "memory": memory}
     changes = {name: value for name, value in given.items() if value is not None}
     if (model is None) == (resume is None):
         raise typer.BadParameter("give a MODEL to train, or --resume RUN to go on with one")
@@ -259,6 +268,7 @@ def bench(
     size: Size = None,
     optimizer: Optimizer = "sgd",
     checkpoints: Checkpoints = None,
+    memory: Memory = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
     top: Annotated[int, typer.Option(min=1, help="Show so many of the kernels that take longest.")] = 20,
@@ -279,7 +289,7 @@ def bench(
       chainrule bench graphs/gpt.graph --size batch=16 --size time=128 --json
       chainrule bench graphs/mlp.graph --out pictures           # program.svg with the figures
     """
-    how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints))
+    how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints), memory)
     measured.bench_model(how, top, out, json)
 
 
@@ -290,6 +300,7 @@ def tune(
     size: Size = None,
     optimizer: Optimizer = "sgd",
     checkpoints: Checkpoints = None,
+    memory: Memory = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
     json: Json = False,
@@ -306,7 +317,7 @@ def tune(
       chainrule tune graphs/mlp.graph --size batch=256
       chainrule tune graphs/gpt.graph --size batch=16 --size time=128 --json
     """
-    how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints))
+    how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints), memory)
     tuning.tune_model(how, json)
 
 

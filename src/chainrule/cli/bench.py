@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from chainrule import build
-from chainrule.api.model import Model
+from chainrule.api.model import Model, Step
 from chainrule.cli import output
 from chainrule.cli.asked import arguments, source
 from chainrule.cli.models import write
@@ -18,6 +18,7 @@ from chainrule.errors import ChainruleError, nearest
 from chainrule.executable import Executable, derived_sizes, evaluate
 from chainrule.runtime.ceilings import ceilings
 from chainrule.runtime.profile import Profile, Timed, profile
+from chainrule.source import Source
 
 USUAL = 64
 """The size of a dim that nobody names."""
@@ -34,17 +35,14 @@ class Asked:
     dtype: Literal["float32", "float64"]
     threads: int | None
     checkpoints: int | Literal["sqrt"] | None = None
+    memory: str | None = None
 
 
 def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
     """Measure, and show a table or JSON; draw the program with its figures in `out`."""
     read = source(asked.model, asked.settings)
-    step = Model(read).compile(
-        asked.optimizer or "sgd", dtype=asked.dtype, threads=asked.threads, checkpoints=asked.checkpoints
-    )
-    executable = step.runner.executable
-    sizes = sizes_of(executable, asked.sizes)
-    found = profile(step.runner, drawn(executable, sizes))
+    step, sizes = step_of(asked, read)
+    found = profile(step.runner, drawn(step.runner.executable, sizes))
     ceiling = ceilings(1)
     rows = [figures(launch, found, ceiling) for launch in found.launches]
     saved = []
@@ -55,13 +53,26 @@ def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
     whole = {
         "model": asked.model, "sizes": dict(sizes), "threads": found.threads, "step_us": found.median / 1e3,
         "step_best_us": found.best / 1e3, "flops": sum(launch.flops for launch in found.launches),
-        "arena_bytes": found.arena, "scratch_bytes": found.scratch, "ceilings": ceiling,
+        "arena_bytes": found.arena, "kept_bytes": found.kept, "scratch_bytes": found.scratch, "ceilings": ceiling,
     }  # fmt: skip
     if json:
         output.json_line({**whole, "kernels": rows, **({"saved": saved} if out is not None else {})})
     else:
         show(asked.model, whole, rows, top)
         print("\n".join(f"saved {path}" for path in saved), end="\n" if saved else "")
+
+
+def step_of(asked: Asked, read: Source) -> tuple[Step, dict[str, int]]:
+    """The training step that is asked for, and the size of every dim; a budget of memory is one for these sizes."""
+    model, optimizer = Model(read), asked.optimizer or "sgd"
+    common: dict[str, Any] = {"dtype": asked.dtype, "threads": asked.threads, "checkpoints": asked.checkpoints}
+    step = model.compile(optimizer, **common)
+    executable = step.runner.executable
+    sizes = sizes_of(executable, asked.sizes)
+    if asked.memory is not None:
+        free = {dim.name: sizes[dim.name] for dim in executable.dims if dim.numerator is None}
+        step = model.compile(optimizer, memory=asked.memory, sizes=free, **common)
+    return step, sizes
 
 
 def sizes_of(executable: Executable, settings: Sequence[str]) -> dict[str, int]:

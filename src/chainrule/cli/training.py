@@ -30,7 +30,7 @@ from chainrule.train.samples import Data, first
 DType = Literal["float32", "float64"]
 
 OK, NO, STOPPED = 0, 1, 130
-OURS = {"loss", "outputs", "dtype", "target", "threads", "seed", "accurate", "checkpoints"}
+OURS = {"loss", "outputs", "dtype", "target", "threads", "seed", "accurate", "checkpoints", "memory", "sizes"}
 """What `Model.compile` takes beside the optimizer's arguments."""
 
 EVERY = 1.0
@@ -153,7 +153,13 @@ def compiled(model: Model, how: Recipe, dtype: DType, threads: int | None, seed:
         raise ChainruleError(f"{foreign[0]} is no setting of an optimizer\n  Way out: leave it out of [settings]")
     settings: dict[str, Any] = dict(how.settings)
     common: dict[str, Any] = {"dtype": dtype, "threads": threads, "seed": seed, "checkpoints": how.checkpoints}
-    return model.compile(how.optimizer, **common, **settings)
+    step = model.compile(how.optimizer, **common, **settings)
+    if how.memory is None:
+        return step
+    executable = step.runner.executable
+    axes = (executable.buffers[item.buffer].shape[:1] for item in executable.inputs)
+    sizes = {name: how.batch for shape in axes for axis in shape for _, names in axis for name in names}
+    return model.compile(how.optimizer, memory=how.memory, sizes=sizes, **common, **settings)
 
 
 def same(a: Record, b: Record) -> bool:

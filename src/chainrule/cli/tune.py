@@ -6,23 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule import build
-from chainrule.api.model import Model
 from chainrule.cli import output
 from chainrule.cli.asked import source
-from chainrule.cli.bench import Asked, drawn, sizes_of
+from chainrule.cli.bench import Asked, drawn, step_of
 from chainrule.tuning import LEAST, Bench, Verdict, tuned
 
 
 def tune_model(asked: Asked, json: bool) -> None:
     """Measure, keep what helped, and show it as a table or JSON."""
     read = source(asked.model, asked.settings)
-    step = Model(read).compile(
-        asked.optimizer or "sgd", dtype=asked.dtype, threads=asked.threads, checkpoints=asked.checkpoints
-    )
-    executable = step.runner.executable
-    sizes = sizes_of(executable, asked.sizes)
+    step, sizes = step_of(asked, read)
     start = build.choices()
-    bench = Bench(read, step.options, drawn(executable, sizes), asked.threads)
+    bench = Bench(read, step.options, drawn(step.runner.executable, sizes), asked.threads)
     with output.counting(json) as watch:
         verdicts = tuned(bench.trials.products(start), start, bench.measure, watch)
     changed = {verdict.product: verdict.after for verdict in verdicts if verdict.after != verdict.before}

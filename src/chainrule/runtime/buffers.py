@@ -28,13 +28,17 @@ LENT = 1 << 12  # bytes from which a result is not copied out of the arena: kern
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """An executable's sizes, bound: of dims, and by buffer its shape, bytes and arena offset (None: elsewhere)."""
+    """An executable's sizes, bound: of dims, and by buffer its shape, bytes and arena offset (None: elsewhere).
+
+    kept: the bytes that are kept between launches, at most; the arena holds them, what is fed, and gaps.
+    """
 
     sizes: Mapping[str, int]
     shapes: tuple[Shape, ...]
     bytes: tuple[int, ...]
     offsets: tuple[int | None, ...]
     arena: int
+    kept: int
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -94,7 +98,24 @@ def plan(executable: Executable, sizes: Mapping[str, int]) -> Plan:
     }
     places, arena = pack(list(wanted.values()))
     offsets = dict(zip(wanted, places, strict=True))
-    return Plan(dict(sizes), shapes, counts, tuple(offsets.get(k) for k in range(len(shapes))), arena)
+    kept = kept_bytes(executable, counts)
+    if executable.memory is not None and kept > executable.memory:
+        told = ", ".join(f"{dim.name} = {sizes[dim.name]}" for dim in executable.dims if dim.numerator is None)
+        raise ChainruleError(
+            f"a step of {executable.name} with {told} keeps {kept:,} bytes between its kernels, "
+            f"and may keep {executable.memory:,}\n  Way out: compile it with these sizes, or give it a smaller batch"
+        )
+    return Plan(dict(sizes), shapes, counts, tuple(offsets.get(k) for k in range(len(shapes))), arena, kept)
+
+
+def kept_bytes(executable: Executable, counts: Sequence[int]) -> int:
+    """The bytes of all that is kept between launches, during the launch where that is most."""
+    changes = np.zeros(len(executable.launches) + 1, np.int64)
+    for buffer, count in zip(executable.buffers, counts, strict=True):
+        if buffer.space == "arena":
+            changes[buffer.first] += count
+            changes[buffer.last + 1] -= count
+    return int(changes.cumsum().max())
 
 
 def is_lent(buffer: Buffer, count: int) -> bool:

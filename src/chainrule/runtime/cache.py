@@ -113,12 +113,15 @@ def default_limit() -> int:
     text = os.environ.get("CHAINRULE_CACHE_LIMIT", "")
     if not text.strip():
         return LIMIT
+    return bytes_of("CHAINRULE_CACHE_LIMIT", text)
+
+
+def bytes_of(name: str, text: str) -> int:
+    """The bytes that ``500MB`` or ``2 GB`` stand for. Raises ChainruleError, which calls them `name`."""
     match = re.fullmatch(r"\s*(\d{1,15})\s*([KMGT]?B?)\s*", text, re.IGNORECASE | re.ASCII)
     unit = match and (match[2].upper() if not match[2] or match[2].upper().endswith("B") else match[2].upper() + "B")
     if match is None or unit not in UNITS:
-        raise ChainruleError(
-            f"CHAINRULE_CACHE_LIMIT is {text!r}, which is no size\n  Way out: bytes, or a number with KB, MB or GB"
-        )
+        raise ChainruleError(f"{name} is {text!r}, which is no size\n  Way out: bytes, or a number with KB, MB or GB")
     return int(match[1]) * UNITS[unit]
 
 

@@ -50,7 +50,8 @@ class Profile(msgspec.Struct, frozen=True):
     best: float
     median: float
     threads: int
-    arena: int  # bytes between the launches
+    arena: int  # bytes between the launches, with what is fed and gaps
+    kept: int  # bytes that are kept between launches, at most
     scratch: int  # bytes of each thread's own
 
 
@@ -72,7 +73,7 @@ def profile(runner: Runner, inputs: Mapping[str, Any], repeat: int = 20) -> Prof
         for name, value in kept.items():
             now[name] = value
     store.clock[:] = clock
-    return Profile(found, *whole, binding.tape.threads, binding.plan.arena, binding.tape.scratch)
+    return Profile(found, *whole, binding.tape.threads, binding.plan.arena, binding.plan.kept, binding.tape.scratch)
 
 
 def _timed(entry: Words, launch: Launch, plan: Plan, scratch: int, repeat: int) -> Timed:

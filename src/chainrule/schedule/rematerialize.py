@@ -181,7 +181,7 @@ class Waits:
         kept, own = self.kept, self.kept.tasks[t]
         seen: list[Wait] = []
         for r in late:
-            seen += self._beside(t, r, kept.tasks[r].reads_of(own.out), tuple(a.symbol for a in own.axes))
+            seen += self._beside(t, r, kept.tasks[r].reads_of(own.out), own.target)
         for copy in copies:
             seen += self._through(t, copy)
         for read in own.reads:
@@ -217,8 +217,8 @@ class Waits:
         if wait is None or wait.task >= self._limit[t]:
             return
         reads = reader.reads_of(own.out)
-        same = {i: axis.symbol for read in reads for i, axis in zip(read.indices, own.axes, strict=True)}
-        yield Wait(wait.task, frozenset((a, same[j]) for a, j in wait.pairs if j in same))
+        same = {i: place for read in reads for i, place in zip(read.indices, own.target, strict=True)}
+        yield Wait(wait.task, frozenset((a, same[j]) for a, j in wait.pairs if same.get(j) in own.extents))
 
 
 def with_copies(kept: Kept, again: Sequence[int], waits: Waits) -> Work:

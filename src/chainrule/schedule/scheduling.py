@@ -13,7 +13,7 @@ from chainrule.ir.formula import DType
 from chainrule.ir.graph import Dim, Graph
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
-from chainrule.schedule.cost import Sizes, cost_of, flops_of
+from chainrule.schedule.cost import Sizes, bytes_of, cost_of, flops_of
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.ending import end_early
 from chainrule.schedule.equal import Form, form_of, kernel_name, renamed
@@ -45,17 +45,18 @@ def schedule(
     sizes: Mapping[str, int] | None = None,
     accurate: bool = False,
     memory: int | None = None,
+    item: int = 4,
 ) -> Program:
     """The kernels that compute `graph`'s outputs and updates, in order, and the buffers between them.
 
     sizes: of dims, what to schedule for; the program is right for every other size as well. accurate: nothing is
     computed in a way that rounds more than the formulas do. memory: bytes that may be kept between kernels at these
-    sizes; raises ChainruleError if they cannot suffice.
+    sizes, with floats of `item` bytes; raises ChainruleError if they cannot suffice.
     """
     typical = Sizes(graph, sizes)
     graph = lay_out(graph, typical, accurate=accurate)
     work = work_of(graph, typical)
-    work, planner = planned(work, typical, memory)
+    work, planner = planned(work, typical, memory, item)
     plan = planner.finished()
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
     needed = needed_of(plan, work)
@@ -98,19 +99,22 @@ def schedule(
     return end_early(program)
 
 
-def planned(work: Work, sizes: Sizes, memory: int | None = None) -> tuple[Work, Planner]:
+def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) -> tuple[Work, Planner]:
     """The tasks in kernels; what is cheaper computed again than kept is computed again, and little is kept for long.
 
-    memory: bytes that may be kept between kernels. A byte's price rises until they suffice.
+    memory: bytes that may be kept between kernels, with floats of `item` bytes. A byte's price rises until they do.
     """
     outputs = outputs_of(work)
     planner = lean(planner_of(work.tasks, work.tensors, sizes), outputs)
     best = work, planner
-    for price in (PRICE,) if memory is None else PRICES:
-        best = cheapest(*best, sizes, price, LITTLE if memory is None else memory)
-        if memory is None or Liveness(best[1], outputs).most <= memory:
+    if memory is None:
+        return cheapest(*best, sizes, PRICE, LITTLE)
+    scale = item / bytes_of(DType.FLOAT)  # the cost model counts floats as float32
+    for price in PRICES:
+        best = cheapest(*best, sizes, price, int(memory / scale))
+        if Liveness(best[1], outputs).most * scale <= memory:
             return best
-    least = Liveness(best[1], outputs).most
+    least = int(Liveness(best[1], outputs).most * scale)
     raise ChainruleError(
         f"a step keeps {least:,} bytes between kernels at {sizes}, with all computed again that can be; "
         f"the budget is {memory:,}\n  Way out: a larger budget, or a smaller batch"

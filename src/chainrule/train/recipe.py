@@ -72,7 +72,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: its file, seen from the recipe's (None: the one of the recipe's name). window: so many steps of a series,
     characters of a text, pixels of a side. limit: so many samples at most, of each part. settings: numbers of the
     optimizer other than its rate. checkpoints: keep the state of recurrences every so many steps, "sqrt" of how many
-    there are, and compute the rest again (None: keep all). set: arguments of the model. every: so many epochs between
+    there are, and compute the rest again (None: keep all). memory: what a step of a batch may keep between its kernels,
+    as in "64MB" (None: what is fastest). set: arguments of the model. every: so many epochs between
     two judgements. draws: so many judgements, each with other noise, whose mean counts, for models that draw. seeds: so
     many runs, seed, seed + 1 …, whose mean counts. metric: an output of the model on the test samples, or a measure
     (`train.measures`) made from the output `of`; None: its accuracy if it has one, else its loss. The goal is reached
@@ -88,6 +89,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate: Annotated[float, msgspec.Meta(ge=0)] | None = None  # None: the optimizer's own
     settings: dict[str, float] = {}
     checkpoints: Positive | Literal["sqrt"] | None = None
+    memory: str | None = None
     schedule: Schedule = Schedule()
     set: dict[str, bool | int | float] = {}
     batch: Positive = 32
