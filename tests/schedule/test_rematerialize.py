@@ -39,7 +39,7 @@ def everything(patch: pytest.MonkeyPatch) -> None:
     """Every byte counts, however few there are, and products are computed again as well, whether or not that helps."""
 
     def costly(work: Work, planner: Planner, sizes: Sizes, price: float, little: int) -> tuple[Work, Planner]:
-        again = rematerialize(work, planner, 2.0)
+        again = rematerialize(work, planner, 8.0)
         again = replace(again, tasks=tuple(in_order(again.tasks)))
         return again, lean(planner_of(again.tasks, again.tensors, sizes), outputs_of(again))
 

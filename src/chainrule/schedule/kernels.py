@@ -453,7 +453,8 @@ class Planner:
             if extent.is_Integer and beside == 1:
                 rows = min(max(rows, int(extent) // SHARES), FAR_ROWS)
             rest = (i.extent for group in groups if group is not mine for i in group)
-            rows = FAR_ROWS if bytes_of(DType.FLOAT) * self.sizes.points(rest) > FAR_BYTES else rows
+            if bytes_of(DType.FLOAT) * self.sizes.points(rest) > FAR_BYTES:  # two blocks at least, for two threads
+                rows = min(FAR_ROWS, max(rows, -(-self.sizes.of(extent) * beside // 2)))
         return -(-rows // max(1, beside))
 
     def row_bytes(self, t: int, symbol: sp.Symbol) -> int:

@@ -32,8 +32,9 @@ PRICE = 0.4
 MAP = 0.4
 """What part of its cost a map has beside its readers, where its operands and its result are in the nearest cache."""
 
-SUM = 2.0
-"""The same of a sum, which has other costs than arithmetic: its operands may have to be fetched."""
+SUM = 8.0
+"""The same of a sum or a product: its operands have to be fetched, and the kernel's blocks shrink by its scratch. Only
+a budget of memory makes that worth it."""
 
 SMALL = 1 << 16
 """Bytes below which a tensor is saved in any case."""
