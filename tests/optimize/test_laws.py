@@ -245,7 +245,7 @@ def test_the_laws_notice_a_sabotaged_pass(monkeypatch, sabotage):
 
 def clear_caches():
     """Passes remember what they found: a sabotage must neither meet nor leave anything."""
-    for name in ("eliminate", "output_form", "simplify", "stabilize"):
+    for name in ("eliminate", "inline", "output_form", "simplify", "stabilize"):
         for made in vars(import_module(f"chainrule.optimize.{name}")).values():
             if hasattr(made, "cache_clear"):
                 made.cache_clear()

@@ -127,7 +127,7 @@ def test_the_cut_costs_no_more_than_any_other_choice() -> None:
     def cost(again: frozenset[int], price: float) -> float:
         read = {p for t in (*late, *again) for p in sources(kept, t) if not kept.is_late(p)} - again
         saved = (t for t in read if kept.tasks[t].out not in kept.live.outputs)
-        return price * sum(map(kept.live.bytes, saved)) + sum(map(kept.time, again))
+        return price * sum(kept.live.bytes[t] for t in saved) + sum(map(kept.time, again))
 
     choices = chain.from_iterable(combinations(free, k) for k in range(len(free) + 1))
     every = [frozenset(choice) for choice in choices]

@@ -20,10 +20,10 @@ from chainrule.derive.vjp import fresh_axes, other_terms, vjp
 from chainrule.errors import ChainruleError, nearest
 from chainrule.ir.calculus import derivative
 from chainrule.ir.expression import slot
-from chainrule.ir.formula import Access, DType, Formula, Origin, Reduce
+from chainrule.ir.formula import Access, DType, Formula, Law, Origin, Reduce
 from chainrule.ir.graph import Graph, Node, Tensor
 from chainrule.ir.primitive import Primitive
-from chainrule.ir.rename import amend, canonical, fresh_name, rename, show_names
+from chainrule.ir.rename import amend, canonical, form_of, fresh_name, instance
 from chainrule.ir.trace import Step
 
 
@@ -144,7 +144,7 @@ def _send(work: _Work, f: Formula, y_bar: str) -> None:
     """The VJP of `f` for each read of an active tensor."""
     others = ""
     for k, read in enumerate(f.reads):
-        if read.tensor not in work.active or slot(k) not in f.body.free_symbols:
+        if read.tensor not in work.active or slot(k) not in f.law.symbols:
             continue
         if f.reduce is Reduce.PROD and not others:
             others = work.name(f"{f.out}_others")
@@ -170,16 +170,15 @@ def _contribution(graph: Graph, f: Formula, k: int, y_bar: str, others: str, sup
     if support is not EVERYWHERE:
         axes = fresh_axes(graph.tensors[x].shape, axis_names(graph, x))
         return vjp(f, k, axes, f"{x}_bar", y_bar, others, support)
-    form, names = canonical(f)
-    found = _vjp(form, k, graph.tensors[x].shape)
-    names |= {"_x_bar": f"{x}_bar", "_y_bar": y_bar, "_others": others}
-    shown = show_names(rename(found, names), axis_names(graph, x), tuple(i.name for i in f.indices))
-    return amend(shown, origin=Origin(formula=f.out, rule="vjp", layer=f.origin.layer))
+    found = _vjp(f.law, k, graph.tensors[x].shape)
+    names = canonical(f)[1] | {"_x_bar": f"{x}_bar", "_y_bar": y_bar, "_others": others}
+    origin = Origin(formula=f.out, rule="vjp", layer=f.origin.layer)
+    return instance(found, names, axis_names(graph, x), [i.name for i in f.indices], origin)
 
 
 @lru_cache(maxsize=4096)
-def _vjp(form: Formula, k: int, shape: tuple[sp.Expr, ...]) -> Formula:
-    return vjp(form, k, fresh_axes(shape), "_x_bar", "_y_bar", "_others")
+def _vjp(law: Law, k: int, shape: tuple[sp.Expr, ...]) -> Formula:
+    return vjp(form_of(law), k, fresh_axes(shape), "_x_bar", "_y_bar", "_others")
 
 
 def axis_names(graph: Graph, name: str) -> tuple[str, ...]:
@@ -223,18 +222,21 @@ def _total(work: _Work, name: str, promised: str | None, sent: Sequence[Formula 
             part = made.out
         parts.append(part)
     x_bar = promised or work.name(f"{name}_bar")
-    axes = fresh_axes(work.graph.tensors[name].shape, axis_names(work.graph, name))
-    places = tuple(axis.symbol for axis in axes)
-    total = Formula(
-        out=x_bar,
-        axes=axes,
-        over=(),
-        body=sp.Add(*(slot(j) for j in range(len(parts)))),
-        reads=tuple(Access(part, places) for part in parts),
-        origin=_accumulated(work, name) if parts else Origin(formula=name, rule="zero"),
-    )
+    origin = _accumulated(work, name) if parts else Origin(formula=name, rule="zero")
+    names = {"_x_bar": x_bar, **{f"_{j}": part for j, part in enumerate(parts)}}
+    form = _sum(len(parts), work.graph.tensors[name].shape)
+    total = instance(form, names, axis_names(work.graph, name), (), origin)
     work.add("accumulate" if parts else "zero", _named(work, parts), total)
     return x_bar
+
+
+@lru_cache(maxsize=4096)
+def _sum(count: int, shape: tuple[sp.Expr, ...]) -> Formula:
+    """The sum of so many tensors."""
+    axes = fresh_axes(shape)
+    places = tuple(axis.symbol for axis in axes)
+    reads = tuple(Access(f"_{j}", places) for j in range(count))
+    return Formula("_x_bar", axes, (), sp.Add(*map(slot, range(count))), reads)
 
 
 def _named(work: _Work, names: Sequence[str]) -> tuple[Formula, ...]:

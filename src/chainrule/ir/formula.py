@@ -140,6 +140,50 @@ class Formula:
         """The tensors read, each once, in order."""
         return tuple(dict.fromkeys(read.tensor for read in self.reads))
 
+    @cached_property
+    def law(self) -> Law:
+        """All that is neither a name nor an origin; of formulas that are equal but for these, the same object.
+
+        What a pass finds of a law it need not find again: a deep network has thousands of formulas, and few laws.
+        """
+        places = {name: k for k, name in enumerate(self.tensors)}
+        return _law(
+            self.shape,
+            tuple([r.extent for r in self.over]),
+            self.body,
+            tuple([(places[read.tensor], read.indices, read.outside) for read in self.reads]),
+            self.where,
+            (self.reduce, self.dtype, self.bound, self.stop, places.get(self.out)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """What formulas have in common that differ in names alone; equal where it is the same object.
+
+    reads: the number of each read's tensor among those read, its indices, its value outside.
+    """
+
+    shape: tuple[Extent, ...]
+    over: tuple[Extent, ...]
+    body: sp.Expr
+    reads: tuple[tuple[int, tuple[sp.Expr, ...], sp.Expr | None], ...]
+    where: tuple[sp.Basic, ...]
+    kind: tuple[Reduce, DType, Extent | None, bool, int | None]  # the last: the number of the tensor that it makes
+
+    @cached_property
+    def count(self) -> int:
+        """How many tensors it reads."""
+        return len({number for number, _, _ in self.reads})
+
+    @cached_property
+    def symbols(self) -> frozenset[sp.Symbol]:
+        """Those of its body."""
+        return frozenset(self.body.free_symbols)
+
+
+_law = lru_cache(maxsize=65536)(Law)
+
 
 def normalise(f: Formula) -> None:
     """Give `f` its canonical index symbols, one slot for equal accesses, none unread, in the order of its text.

@@ -20,6 +20,9 @@ from chainrule.ir.primitive import Primitive
 
 Node = Formula | Primitive
 
+Kind = tuple[tuple[Extent, ...], DType, Extent | None]
+"""All of a tensor but its name."""
+
 
 @dataclass(frozen=True)
 class Dim:
@@ -45,6 +48,10 @@ class Tensor:
     dtype: DType = DType.FLOAT
     bound: Extent | None = None
     origin: Origin = field(default=Origin(), compare=False)
+
+    @property
+    def kind(self) -> Kind:
+        return self.shape, self.dtype, self.bound
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from chainrule.errors import ChainruleError
 from chainrule.ir.affine import may_be_empty
 from chainrule.ir.expression import FUNCTIONS, LocallyConstant, Select, dim_symbol, is_slot, slot, slot_number
 from chainrule.ir.formula import Access, DType, Extent, Formula, Reduce, free_symbols
-from chainrule.ir.graph import Graph
+from chainrule.ir.graph import Graph, Node
 from chainrule.ir.text import formula_text
 
 LEGAL = (
@@ -54,6 +54,7 @@ def problems(graph: Graph, before: Graph | None = None) -> Iterator[str]:
             yield f"{name} is given twice"
         known.add(name)
     tensors = graph.tensors
+    legal: set[Hashable] = set()
     was = {} if before is None or before.dims is not graph.dims else before.producers
     same = set() if before is None else _same(graph, before)
     for node in graph.nodes:
@@ -65,12 +66,29 @@ def problems(graph: Graph, before: Graph | None = None) -> Iterator[str]:
         known.add(node.out)
         if was.get(node.out) is node and same.issuperset(node.tensors):
             continue
-        extents = tuple(i.extent for i in node.indices) if isinstance(node, Formula) else node.shape
-        for extent in _no_extents(extents, dims):
-            yield f"{node.out} has an axis of extent {extent}, neither an integer nor a dim"
-        if isinstance(node, Formula) and tensors.keys() >= set(node.tensors):
-            yield from (f"{problem} in {formula_text(node)}" for problem in _formula(node, graph, dims))
+        law = _law_of(node, graph)
+        if law not in legal:
+            found = tuple(_node(node, graph, dims))
+            yield from found
+            if law is not None and not found:
+                legal.add(law)
     yield from _roots(graph, known)
+
+
+def _law_of(node: Node, graph: Graph) -> Hashable:
+    """What decides whether a formula is legal where it stands: its law, and the kinds of the tensors that it reads."""
+    if not isinstance(node, Formula) or not graph.tensors.keys() >= set(node.tensors):
+        return None
+    return node.law, *[graph.tensors[name].kind for name in node.tensors]
+
+
+def _node(node: Node, graph: Graph, dims: frozenset[sp.Symbol]) -> Iterator[str]:
+    """What is illegal about `node` whatever else is there."""
+    extents = tuple(i.extent for i in node.indices) if isinstance(node, Formula) else node.shape
+    for extent in _no_extents(extents, dims):
+        yield f"{node.out} has an axis of extent {extent}, neither an integer nor a dim"
+    if isinstance(node, Formula) and graph.tensors.keys() >= set(node.tensors):
+        yield from (f"{problem} in {formula_text(node)}" for problem in _formula(node, graph, dims))
 
 
 def _same(graph: Graph, before: Graph) -> set[str]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from chainrule.ir.formula import Formula
 from chainrule.ir.graph import Graph, Node
-from chainrule.ir.rename import NOWHERE, amend
+from chainrule.ir.rename import NOWHERE
 from chainrule.optimize.rewrite import reading
 
 
@@ -19,7 +19,7 @@ def cse(graph: Graph) -> Graph:
 
     A name that the graph gives out keeps a node: of two equal outputs the second is a copy of the first.
     """
-    first: dict[Node, str] = {}
+    first: dict[object, str] = {}
     alias: dict[str, str] = {}
     nodes: list[Node] = []
     kept = set(graph.roots)
@@ -38,9 +38,9 @@ def cse(graph: Graph) -> Graph:
     return replace(graph, nodes=tuple(reading(n, alias) if any(t in alias for t in n.tensors) else n for n in nodes))
 
 
-def _nameless(node: Node) -> Node:
+def _nameless(node: Node) -> object:
     """What two nodes must share to be one: all but name, origin; a draw also has its key."""
     if isinstance(node, Formula):
         # a formula that reads itself is its own
-        return node if node.out in node.tensors else amend(node, out="", origin=NOWHERE)
+        return node.out if node.out in node.tensors else (node.law, node.tensors)
     return replace(node, out="", origin=NOWHERE)

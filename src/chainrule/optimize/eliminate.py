@@ -10,9 +10,9 @@ import sympy as sp
 
 from chainrule.ir.affine import Facts, affine, bounds_of, divided, is_true, tidy, weight
 from chainrule.ir.expression import index_symbol, is_slot, quotient, remainder, slot, slot_number
-from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce
-from chainrule.ir.graph import Dim, Graph, Tensor
-from chainrule.ir.rename import amend, canonical, rename, show_names
+from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Law, Reduce
+from chainrule.ir.graph import Dim, Graph, Kind, Tensor
+from chainrule.ir.rename import canonical, form_of, instance, show_names
 from chainrule.optimize.rewrite import map_formulas
 
 
@@ -26,23 +26,27 @@ def eliminate(graph: Graph) -> Graph:
     def change(f: Formula) -> Formula:
         if not f.where or f.reduce is not Reduce.SUM:
             return f
-        form, names = canonical(f)
-        tensors = ((place, graph.tensors[name]) for place, name in names.items() if name != f.out)
-        shapes = tuple(Tensor(place, t.shape, t.dtype, t.bound) for place, t in tensors)
-        solved = _eliminated(form, shapes, graph.dims)
-        if solved == form:
+        solved = _eliminated(
+            f.law, tuple([graph.tensors[name].kind for name in f.tensors if name != f.out]), graph.dims
+        )
+        if solved is None:
             return f
         indices = {i.symbol: i.name for i in f.indices}
-        over = tuple(indices.get(index_symbol(r.name), "t") for r in solved.over)
-        return amend(show_names(rename(solved, names), tuple(a.name for a in f.axes), over), origin=f.origin)
+        over = [indices.get(index_symbol(r.name), "t") for r in solved.over]
+        return instance(solved, canonical(f)[1], [a.name for a in f.axes], over, f.origin)
 
     return map_formulas(graph, change)
 
 
 @lru_cache(maxsize=4096)
-def _eliminated(form: Formula, tensors: tuple[Tensor, ...], dims: tuple[Dim, ...]) -> Formula:
+def _eliminated(law: Law, kinds: tuple[Kind, ...], dims: tuple[Dim, ...]) -> Formula | None:
+    """What `eliminated` makes of the form of a law; its summed indices are called by their symbols. None: the same."""
+    form = form_of(law)
+    others = (name for name in form.tensors if name != form.out)
+    tensors = {name: Tensor(name, *kind) for name, kind in zip(others, kinds, strict=True)}
     marked = show_names(form, tuple(a.name for a in form.axes), tuple(r.symbol.name for r in form.over))
-    return eliminated(marked, {t.name: t for t in tensors}, dims)
+    solved = eliminated(marked, tensors, dims)
+    return None if solved == form else solved
 
 
 def eliminated(f: Formula, tensors: Mapping[str, Tensor], dims: tuple[Dim, ...] = ()) -> Formula:

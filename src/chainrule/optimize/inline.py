@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import sympy as sp
 
@@ -11,9 +12,10 @@ from chainrule.ir.affine import Facts, bounds_of
 from chainrule.ir.calculus import finite
 from chainrule.ir.cost import operations
 from chainrule.ir.expression import Select, is_slot, slot
-from chainrule.ir.formula import Access, DType, Formula
+from chainrule.ir.formula import Access, DType, Formula, Law
 from chainrule.ir.graph import Graph, Node, in_order
 from chainrule.ir.primitive import Primitive
+from chainrule.ir.rename import form_of, instance, rename
 from chainrule.optimize.dead import drop_dead
 from chainrule.optimize.simplify import factored
 
@@ -54,8 +56,8 @@ def _filled(f: Formula, graph: Graph, made: Mapping[str, Node], wanted: Wanted) 
             if g is None and read.tensor not in ahead and graph.is_recurrent(read.tensor):
                 ahead.add(read.tensor)
                 g = graph.producers[read.tensor]
-            if isinstance(g, Formula) and _may(f, k, g, graph) and wanted(f, g, graph, made):
-                f = substitute(f, k, _readable(g, graph))
+            if isinstance(g, Formula) and not g.over and wanted(f, g, graph, made) and _may(f, k, g, graph):
+                f = _substituted(f, k, _readable(g, graph))
                 break
         else:
             return _with_body(f, factored(f.body)) if f.origin.rule == "accumulate" else f
@@ -66,8 +68,8 @@ def _with_body(f: Formula, body: sp.Expr) -> Formula:
 
 
 def _may(f: Formula, k: int, g: Formula, graph: Graph) -> bool:
-    """`g` has an expression that its reader can hold in place of the k-th read."""
-    if g.over or g.out in g.tensors or (f.stop and not g.stop):
+    """The map `g` has an expression that its reader can hold in place of the k-th read."""
+    if g.out in g.tensors or (f.stop and not g.stop):
         return False
     read = f.reads[k]
     if any(slot(k, DType.INT.sort) in r.slots for r in f.reads):  # an index is a read, not an expression
@@ -78,7 +80,13 @@ def _may(f: Formula, k: int, g: Formula, graph: Graph) -> bool:
 
 
 def _is_free(f: Formula, g: Formula, graph: Graph, made: Mapping[str, Node]) -> bool:
-    return _is_constant(g) or _is_copy(g) or _is_drawn(g, made)
+    return _is_plain(g.law) or _is_drawn(g, made)
+
+
+@lru_cache(maxsize=4096)
+def _is_plain(law: Law) -> bool:
+    """A constant or a copy."""
+    return _is_constant(form_of(law)) or _is_copy(form_of(law))
 
 
 def _is_term(f: Formula, g: Formula, graph: Graph, made: Mapping[str, Node]) -> bool:
@@ -134,6 +142,22 @@ def _readable(g: Formula, graph: Graph) -> Formula:
 
     reads = (read if read.outside is not None or stays(read) else replace(read, outside=sp.S.Zero) for read in g.reads)
     return replace(g, reads=tuple(reads))
+
+
+def _substituted(f: Formula, k: int, g: Formula) -> Formula:
+    """`substitute`, done once for all formulas that differ in the names of tensors alone."""
+    numbers = {name: number for number, name in enumerate(dict.fromkeys((*f.tensors, f.out, *g.tensors)))}
+    form = _substitute(f.law, k, g.law, tuple([numbers[name] for name in g.tensors]))
+    names = {f"_{number}": name for name, number in numbers.items()}
+    return instance(form, names, [a.name for a in f.axes], [r.name for r in f.over], f.origin)
+
+
+@lru_cache(maxsize=4096)
+def _substitute(law: Law, k: int, of: Law, numbers: tuple[int, ...]) -> Formula:
+    """numbers: of the tensors that `of` reads, among those of both."""
+    f, g = form_of(law), form_of(of)
+    names = {f"_{place}": f"_{number}" for place, number in enumerate(numbers)}
+    return substitute(f, k, rename(g, names))
 
 
 def substitute(f: Formula, k: int, g: Formula) -> Formula:

@@ -25,13 +25,21 @@ def simplify(graph: Graph) -> Graph:
     nodes: list[Node] = []
     taken = set(graph.tensors)
     draws = {node.out for node in graph.nodes if isinstance(node, Primitive) and node.kind == "uniform"}
+    simple: set[tuple[object, ...]] = set()  # laws that stay as they are, with what is known of the tensors read
     for node in graph.nodes:
         if not isinstance(node, Formula):
             nodes.append(node)
             continue
+        law = (node.law, *[(graph.tensors[name].kind, name in draws) for name in node.tensors])
+        if law in simple:
+            nodes.append(node)
+            continue
         f = _draws(node, draws) if draws.intersection(node.tensors) else node
         f = _unused_indices(_factored(_chosen(_inside(_conditions(f, graph.dims), graph))))
-        nodes += _hoisted(f, graph.dims, taken)
+        made = _hoisted(f, graph.dims, taken)
+        nodes += made
+        if made[0] is node:
+            simple.add(law)
     unchanged = len(nodes) == len(graph.nodes) and all(a is b for a, b in zip(nodes, graph.nodes, strict=True))
     return graph if unchanged else replace(graph, nodes=tuple(nodes))
 

@@ -19,7 +19,7 @@ from chainrule.ir.formula import DType, Index, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
-from chainrule.schedule.links import Links, links_of
+from chainrule.schedule.links import Links, links_of, reordered
 from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
 from chainrule.schedule.stretches import LAYER, starts_of
 from chainrule.schedule.task import Task, fresh, partial_of, task_of
@@ -482,4 +482,9 @@ class Planner:
                     contractions[k] = self.contractions[t]
                 if t in old.opened:
                     new.opened[k] = old.opened[t]
-        return Plan(links_of(tasks), contractions, drafts, self.tensors)
+        links = (
+            links_of(tasks)
+            if self.parts
+            else reordered(self.links, [t for draft in self.drafts for t in sorted(draft.tasks)])
+        )
+        return Plan(links, contractions, drafts, self.tensors)

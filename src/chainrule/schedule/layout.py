@@ -30,6 +30,9 @@ def lay_out(graph: Graph, sizes: Sizes, *, accurate: bool = False) -> Graph:
     fixed = {*graph.roots, *(name for node in graph.nodes if not isinstance(node, Formula) for name in node.tensors)}
     tensors = dict(graph.tensors)
     moved: dict[str, Places] = {}
+    plain: set[tuple[object, ...]] = (
+        set()
+    )  # laws with the kinds of tensors that they read, of which nothing is to be laid out
     gathered: dict[Formula, str] = {}
     nodes: list[Node] = []
     constants: list[Node] = []  # they come first, for all kernels may read them
@@ -37,17 +40,23 @@ def lay_out(graph: Graph, sizes: Sizes, *, accurate: bool = False) -> Graph:
         if not isinstance(node, Formula):
             nodes.append(node)
             continue
-        f = node
-        if not moved.keys().isdisjoint(node.tensors):
+        f, follows, law = node, not moved.keys().isdisjoint(node.tensors), None
+        if follows:
             f = replace(node, reads=tuple(_followed(read, moved) for read in node.reads))
+        else:
+            law = (f.law, *(tensors[name].kind for name in f.tensors))
+            if law in plain:
+                nodes.append(f)
+                continue
         laid = None
         if not graph.is_recurrent(f.out):
-            known = any(name in moved for name in f.tensors)
             tiles = None if accurate else tiled(f, tensors, sizes)
-            laid = windowed(f, tensors, sizes, known, gathered) if tiles is None else tiles.laid(tensors, gathered)
+            laid = windowed(f, tensors, sizes, follows, gathered) if tiles is None else tiles.laid(tensors, gathered)
             laid = laid or (_like(f, moved) if f.out not in fixed else None)
         if laid is None:
             nodes.append(f)
+            if law is not None and not graph.is_recurrent(f.out):
+                plain.add(law)
             continue
         if f.out in fixed or not laid.exact:
             laid = _copied(f, laid, tensors)

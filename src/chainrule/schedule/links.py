@@ -50,6 +50,16 @@ def links_of(tasks: Sequence[Task]) -> Links:
     return Links(tuple(tasks), tuple(before), {name: tuple(ks) for name, ks in readers.items()})
 
 
+def reordered(links: Links, order: Sequence[int]) -> Links:
+    """The same tasks in another order, which may run as well."""
+    now = {t: k for k, t in enumerate(order)}
+    return Links(
+        tuple([links.tasks[t] for t in order]),
+        tuple([{now[p]: pairs for p, pairs in links.before[t].items()} for t in order]),
+        {name: tuple(sorted([now[t] for t in ts])) for name, ts in links.readers.items()},
+    )
+
+
 def _flow(p: Task, t: Task) -> frozenset[Pair]:
     """t reads what p computes: along an axis where every read is at one index of t, which is p's there."""
     pairs = set()

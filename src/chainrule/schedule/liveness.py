@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
-from chainrule.schedule.cost import bytes_of
 from chainrule.schedule.kernels import Planner
 
 NEAR = 1 << 21
@@ -33,29 +32,31 @@ class Liveness:
     def readers(self, t: int) -> tuple[int, ...]:
         return self.planner.links.readers.get(self.planner.links.tasks[t].out, ())
 
-    def bytes(self, t: int) -> int:
-        """Of a task's result; what overwrites a state or a parameter takes none of its own."""
-        task = self.planner.links.tasks[t]
-        if task.store is not None:
-            return 0
-        return bytes_of(task.formula.dtype) * self.planner.sizes.points(task.formula.shape)
+    @cached_property
+    def bytes(self) -> list[int]:
+        """Of each task's result; what overwrites a state or a parameter takes none of its own."""
+        planner = self.planner
+        return [0 if task.store is not None else planner.result_bytes(task) for task in planner.links.tasks]
 
-    def last(self, t: int) -> int:
-        """The last kernel that reads the result of task `t`; the one that computes it if no other does."""
-        if self.planner.links.tasks[t].out in self.outputs:
-            return len(self.planner.drafts) - 1
-        return max((self.at[r] for r in self.readers(t)), default=self.at[t])
+    @cached_property
+    def last(self) -> list[int]:
+        """The last kernel that reads the result of each task; the one that computes it if no other does."""
+        at, readers, end = self.at, self.planner.links.readers, len(self.planner.drafts) - 1
+        return [
+            end if task.out in self.outputs else max([at[r] for r in readers.get(task.out, ())], default=at[t])
+            for t, task in enumerate(self.planner.links.tasks)
+        ]
 
     @cached_property
     def counts(self) -> list[int]:
         """The bytes that are kept during each kernel."""
         changes = [0] * (len(self.planner.drafts) + 1)
-        for t, first in enumerate(self.at):
-            if self.last(t) > first:
-                changes[first] += self.bytes(t)
-                changes[self.last(t) + 1] -= self.bytes(t)
+        for first, last, size in zip(self.at, self.last, self.bytes, strict=True):
+            if last > first:
+                changes[first] += size
+                changes[last + 1] -= size
         for t, last in self.planner.sums.items():
-            part = self.bytes(t) * self.blocks(self.planner.shares[t])
+            part = self.bytes[t] * self.blocks(self.planner.shares[t])
             changes[self.planner.shares[t]] += part
             changes[last + 1] -= part
         return list(accumulate(changes[:-1]))
@@ -95,8 +96,8 @@ def order_of(live: Liveness) -> list[int]:
     touched: list[set[int]] = [set() for _ in planner.drafts]  # the results that a kernel reads and that outlive theirs
     made = [0] * len(planner.drafts)
     for t, first in enumerate(live.at):
-        if live.last(t) > first:
-            made[first] += live.bytes(t)
+        if live.last[t] > first:
+            made[first] += live.bytes[t]
             for r in live.readers(t):
                 if live.at[r] != first:
                     touched[live.at[r]].add(t)
@@ -111,7 +112,7 @@ def order_of(live: Liveness) -> list[int]:
 
     def frees(k: int) -> bool:
         outputs, tasks = live.outputs, planner.links.tasks
-        return made[k] < sum(live.bytes(t) for t in touched[k] if left[t] == {k} and tasks[t].out not in outputs)
+        return made[k] < sum(live.bytes[t] for t in touched[k] if left[t] == {k} and tasks[t].out not in outputs)
 
     while ready:
         k = next((k for k in sorted(ready) if frees(k)), min(ready))

@@ -97,7 +97,7 @@ class Kept:
             for writer in (self.overwritten.get(read.tensor) for read in task.reads)
         )
         alone = task.store is None and not task.circles and not task.scattered and task.after is None
-        return stays and alone and self.live.bytes(t) >= SMALL
+        return stays and alone and self.live.bytes[t] >= SMALL
 
 
 def cut(kept: Kept, price: float, banned: set[int]) -> list[int]:
@@ -113,7 +113,7 @@ def cut(kept: Kept, price: float, banned: set[int]) -> list[int]:
         if t in seen:
             continue
         seen.add(t)
-        saved = 0 if kept.tasks[t].out in kept.live.outputs else round(1000 * price * kept.live.bytes(t))
+        saved = 0 if kept.tasks[t].out in kept.live.outputs else round(1000 * price * kept.live.bytes[t])
         network.add_edge((t, "work"), (t, "result"), capacity=saved)
         if t in banned or not kept.may_repeat(t):
             network.add_edge(SOURCE, (t, "work"))

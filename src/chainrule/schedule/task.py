@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
 
 import sympy as sp
 
@@ -60,7 +59,7 @@ class Task:
     circles: tuple[Circle, ...] = ()
     after: tuple[str, frozenset[tuple[sp.Symbol, sp.Symbol]]] | None = None
 
-    @property
+    @cached_property
     def out(self) -> str:
         return self.formula.out
 
@@ -88,14 +87,14 @@ class Task:
         return {index.symbol: index.extent for index in self.indices}
 
     @cached_property
-    def law(self) -> tuple[Any, ...]:
-        """All but the names of its tensors, hashable; pretty names count, for they are printed."""
+    def law(self) -> TaskLaw:
+        """All but the names of its tensors; pretty names count, for they are printed. The same object where equal."""
         f = self.formula
         reads = tuple((read.indices, read.outside) for read in self.reads)
         indices = tuple((i.symbol, i.extent, i.name) for i in (*f.axes, *f.over))
         looped = tuple(axis.symbol for axis in self.axes)
         kind = (f.reduce, f.dtype, f.bound, len(f.over), self.partial, self.store is None)
-        return self.body, reads, indices, looped, self.target, self.where, kind
+        return _law(self.body, reads, indices, looped, self.target, self.where, kind)
 
     @cached_property
     def jumps(self) -> Mapping[sp.Symbol, int]:
@@ -121,14 +120,34 @@ class Task:
         return [read for read in self.reads if read.tensor == tensor]
 
 
+@dataclass(frozen=True, eq=False)
+class TaskLaw:
+    """What tasks have in common that differ in the names of tensors alone; equal where it is the same object."""
+
+    body: sp.Expr
+    reads: tuple[tuple[tuple[sp.Expr, ...], sp.Expr | None], ...]
+    indices: tuple[tuple[sp.Symbol, Extent, str], ...]
+    looped: tuple[sp.Symbol, ...]
+    target: tuple[sp.Expr, ...]
+    where: tuple[sp.Basic, ...]
+    kind: tuple[object, ...]
+
+
+_law = lru_cache(maxsize=65536)(TaskLaw)
+
+
 def task_of(f: Formula, tensors: Mapping[str, Tensor]) -> Task:
     """`f` as a task; where a condition says which place an axis has, ``token[b] = p``, it becomes a scatter."""
-    target: tuple[sp.Expr, ...] = tuple(axis.symbol for axis in f.axes)
-    task = Task(f, f.axes, target, f.body, f.reads, f.where)
+    task = plain_task(f)
     if f.over and f.reduce is not Reduce.ARGMAX:
         for condition in f.where:
             task = _scattered(task, condition, tensors)
     return task
+
+
+def plain_task(f: Formula) -> Task:
+    """`f` as a task that stores at its axes."""
+    return Task(f, f.axes, tuple([axis.symbol for axis in f.axes]), f.body, f.reads, f.where)
 
 
 def in_circles(task: Task, circles: tuple[Circle, ...]) -> Task:

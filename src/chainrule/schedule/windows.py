@@ -192,10 +192,12 @@ def pinned(f: Formula, tensors: Mapping[str, Tensor]) -> Formula:
 
     A kernel of 1 × 1 with a stride leaves such a read in its image's gradient.
     """
+    if not f.over or f.reduce is not Reduce.SUM:
+        return f
     factors = sp.Mul.make_args(f.body)
     where, reads = list(f.where), list(f.reads)
     for k, read in enumerate(f.reads):
-        if read.outside != 0 or f.reduce is not Reduce.SUM or not f.over or slot(k) not in factors:
+        if read.outside != 0 or slot(k) not in factors:
             continue
         ones = [
             at
@@ -205,7 +207,7 @@ def pinned(f: Formula, tensors: Mapping[str, Tensor]) -> Formula:
         where += [sp.Eq(read.indices[at], 0, evaluate=False) for at in ones]
         indices = tuple(sp.S.Zero if at in ones else i for at, i in enumerate(read.indices))
         reads[k] = replace(read, indices=indices)
-    return replace(f, reads=tuple(reads), where=tuple(where))
+    return f if len(where) == len(f.where) else replace(f, reads=tuple(reads), where=tuple(where))
 
 
 def unstrided(f: Formula) -> Split:

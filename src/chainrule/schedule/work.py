@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
 from chainrule.ir.expression import index_symbol, slot
-from chainrule.ir.formula import Access, Formula, Index
+from chainrule.ir.formula import Access, Formula, Index, Law
 from chainrule.ir.graph import Dim, Graph, Tensor
 from chainrule.ir.recurrence import Recurrence, circles_among, in_steps, loop_over, recurrence_of
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.groups import grouped
 from chainrule.schedule.split import split
-from chainrule.schedule.task import Circle, Task, fresh, in_circles, task_of
+from chainrule.schedule.task import Circle, Task, fresh, in_circles, plain_task, task_of
 from chainrule.schedule.turn import turned
 
 
@@ -59,14 +59,22 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
     stores = {update.store for update in graph.updates}
     alias: dict[str, str] = {}
     formulas: list[Formula] = []
+    whole: set[Law] = set()  # of formulas that are not split
     for node in (node for nodes in graph.components for node in nodes):
         if not isinstance(node, Formula):
             continue
-        f = replace(node, reads=tuple(replace(r, tensor=alias.get(r.tensor, r.tensor)) for r in node.reads))
+        f = node
+        if not alias.keys().isdisjoint(node.tensors):
+            f = replace(node, reads=tuple(replace(r, tensor=alias.get(r.tensor, r.tensor)) for r in node.reads))
         if is_copy(f, tensors) and f.reads[0].tensor not in stores and not graph.is_recurrent(f.out):
             alias[f.out] = f.reads[0].tensor
+        elif f.law in whole:
+            formulas.append(f)
         else:
-            formulas += split(f, tensors, sizes, graph.producers)
+            parts = split(f, tensors, sizes, graph.producers)
+            formulas += parts
+            if parts == [f] and not f.where:  # what a condition is worth depends on who computes what is read
+                whole.add(f.law)
     outputs = tuple((name, alias.get(name, name)) for name in graph.outputs)
     formulas, circles = circles_of(formulas, graph.dims)
     formulas = turned(formulas, circles, tensors, sizes)
@@ -76,10 +84,24 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
             saved[name] = fresh(f"{name}_before", tensors)
             formulas.append(copy_formula(saved[name], tensors[name], name))
             tensors[saved[name]] = replace(tensors[name], name=saved[name])
-    tasks = [in_circles(grouped(task_of(f, tensors)), circles.get(f.out, ())) for f in formulas]
+    tasks = [in_circles(task, circles.get(task.out, ())) for task in grouped_tasks(formulas, tensors)]
     tasks = _with_updates(tasks, [(u.store, alias.get(u.value, u.value)) for u in graph.updates], tensors)
     outputs = tuple((name, saved.get(of, of)) for name, of in outputs)
     return Work(tuple(in_order(tasks)), tensors, alias, outputs)
+
+
+def grouped_tasks(formulas: Iterable[Formula], tensors: Mapping[str, Tensor]) -> Iterator[Task]:
+    """`formulas` as tasks, with axes taken apart that had better be two."""
+    plain: set[Law] = set()  # of formulas whose task is what they say
+    for f in formulas:
+        if f.law in plain:
+            yield plain_task(f)
+            continue
+        task = task_of(f, tensors)
+        made = grouped(task)
+        if made is task and not f.where:
+            plain.add(f.law)
+        yield made
 
 
 def circles_of(
