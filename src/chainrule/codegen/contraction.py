@@ -221,7 +221,7 @@ def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: 
         panel = _local(w, f"{leaf.target.tensor}_tile", (count, sp.Integer(width)))
         into = Operand(w.view(panel), w.integer(-width * row.start), str(width), "0")
     prefix = w.names.prefix(leaf.target.tensor, OWN)
-    extents = {r: Extent(name, w.integer(r.start), w.integer(r.stop)) for r, name in names.items()}
+    extents = {r: Extent(name, w.integer(r.start), w.integer(r.stop), _even(r)) for r, name in names.items()}
     inner = clipped([extents[r] for r in leaf.inner], leaf.inner, guards, w)
     lines = product_lines(
         way,
@@ -252,6 +252,12 @@ def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: 
     w.written.add(leaf.target.tensor)
     _closed(list(names), w)
     return after is not None
+
+
+def _even(r: Range) -> int:
+    """What the number of places of `r` is surely a multiple of."""
+    terms = [term.as_coeff_Mul()[0] for term in sp.Add.make_args(sp.Add(r.stop, -r.start))]
+    return max(int(sp.gcd_list(terms)), 1) if all(c.is_Integer for c in terms) else 1
 
 
 def _bounds(leaf: Product, row: Range, column: Range, w: Writer) -> tuple[Bound, ...]:

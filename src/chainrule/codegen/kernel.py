@@ -23,7 +23,7 @@ from chainrule.codegen.operand import Way
 from chainrule.codegen.target import Target
 from chainrule.errors import ChainruleError
 from chainrule.ir.formula import Access, DType
-from chainrule.ir.program import Buffer, Kernel, Loop, Range
+from chainrule.ir.program import Buffer, Kernel, Loop, Range, greatest
 
 Element = Literal["float32", "float64"]
 
@@ -127,10 +127,11 @@ class Writer:
         return self.sizes[e]
 
     def over_dims(self, e: sp.Expr) -> sp.Expr:
-        """`e` without the block's bounds: a block has at most `size` members."""
+        """`e` without the block's bounds, and as great as it becomes in loops: a block has at most `size` members."""
         block = self.kernel.block
         if block is not None and e.free_symbols & {block.first, block.last}:
             e = sp.expand(e.xreplace({block.last: block.first + block.size}))
+        e = greatest(e, self.ranges)
         if e.free_symbols & set(self.symbols):
             raise ChainruleError(f"kernel {self.kernel.name}: the size {e} depends on a loop")
         return e
@@ -209,7 +210,7 @@ class Writer:
         r = self.ranges.get(index)
         if r is None:
             return index.is_nonnegative is True and not index.atoms(sp.Function), False
-        stop = block.extent if block is not None and r.stop == block.last else r.stop
+        stop = block.extent if block is not None and r.stop == block.last else greatest(r.stop, self.ranges)
         below = stop == extent or (stop.is_Integer and extent.is_Integer and stop <= extent)
         return r.start.is_nonnegative is True, bool(below)
 

@@ -14,11 +14,15 @@ EPILOGUE = "<epilogue>"
 
 @dataclass(frozen=True)
 class Extent:
-    """A loop of the leaf, ``for name in range(start, stop)``, as source; a number where it is known."""
+    """A loop of the leaf, ``for name in range(start, stop)``, as source; a number where it is known.
+
+    even: what the number of its indices is a multiple of.
+    """
 
     name: str
     start: str
     stop: str
+    even: int = 1
 
     @property
     def known(self) -> int | None:
@@ -150,6 +154,8 @@ def wholes(leaf: Leaf, extent: Extent, size: int, name: str) -> tuple[list[str],
     """Where the last whole run of `size` indices ends: lines that compute it, and its source."""
     if extent.known is not None:
         return [], str(int(extent.start) + extent.known // size * size)
+    if extent.even % size == 0:
+        return [], extent.stop
     end = leaf.name(name)
     return [f"{end} = {plus(extent.start, f'max({minus(extent.stop, extent.start)}, 0) // {size} * {size}')}"], end
 

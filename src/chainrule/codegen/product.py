@@ -80,7 +80,7 @@ def choose(
     step = "".join(left.inner) if left.row == "1" and len(left.inner) == 1 else ""
     far = step.isdigit() and int(step) * size >= COLLISION and k >= DEEP // 2 and n >= MANY * width
     strip = far or (k >= 64 and n > width and _collides(step, size))
-    if strip and not accumulate:
+    if strip and (not accumulate or (shape.inner is not None and k <= DEEP // 2)):
         rows = 1 << (min(most, 8).bit_length() - 1)
         room = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
         depth = _depth(shape.inner, min(room // (width * size), STRIP // (m * size)))
@@ -208,7 +208,7 @@ def _panels(leaf: Leaf, epilogue: bool) -> Iterator[str]:
         whole = [f"{leaf.name('end')} = {column} + {width}", EPILOGUE] if epilogue else []
         yield f"for {column} in range({columns.start}, {end}, {width}):"
         yield from indent([*_parts(leaf, column, str(width), leaf.way.vectors), *whole])
-    if known is None or known % width:
+    if known % width if known is not None else columns.even % width:
         rest = str(known % width) if known is not None else f"{columns.stop} - {column}"
         vectors = -(-(known % width) // leaf.way.lanes) if known is not None else leaf.way.vectors
         yield f"for {column} in range({end}, {columns.stop}, {width}):"
@@ -252,7 +252,7 @@ def _panel(leaf: Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
     if rows.known is None or rows.known >= tall:
         yield f"for {row} in range({rows.start}, {end}, {tall}):"
         yield from indent(_tile(leaf, row, column, tall, vectors, count, str(tall)))
-    if rows.known is None or rows.known % tall:
+    if rows.known % tall if rows.known is not None else rows.even % tall:
         height = tall if rows.known is None else rows.known % tall
         count_rows = minus(rows.stop, row) if rows.known is None else str(rows.known % tall)
         yield f"for {row} in range({end}, {rows.stop}, {tall}):"
@@ -281,6 +281,10 @@ def _tile(leaf: Leaf, row: str, column: str, height: int, vectors: int, columns:
         one = "float32(1.0)" if scale.startswith("float32(") else "1.0"
         scale = f"({scale} if {leaf.inner[0].stop} == {around.stop} else {one})"
     lines.append(f"{_store(leaf)}({sums}, {into}, {scale}, {rows}, {columns})")
+    if around is None and bounds and leaf.accumulate:  # nothing to add
+        (part,) = bounded.inner
+        yield from [*lines[: len(bounds)], f"if {part.start} < {part.stop}:", *indent(lines[len(bounds) :])]
+        return
     if around is None or not bounds or not (leaf.is_plain or all(b.low != "inner" for b in leaf.bounds)):
         yield from lines
         return

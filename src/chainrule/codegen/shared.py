@@ -16,7 +16,7 @@ import sympy as sp
 from chainrule.codegen.strips import is_plain
 from chainrule.ir.expression import is_slot, slot, slot_number
 from chainrule.ir.formula import Access, DType
-from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Range, Statement, accesses, leaves
+from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Range, Statement, accesses, greatest, leaves
 
 LONGEST = 1 << 14
 """Elements of a row that is still near when it is read again."""
@@ -37,15 +37,24 @@ class Use:
 def shared(kernel: Kernel, buffers: Mapping[str, Buffer], dims: frozenset[sp.Symbol]) -> Kernel:
     """`kernel` with what several loops of a row compute alike in rows of their own."""
     rows: list[Buffer] = []
-    body = _kept(kernel.body, {*buffers}, dims, rows)
+    body = _kept(kernel.body, {*buffers}, dims, rows, {})
     return replace(kernel, body=body, locals=(*kernel.locals, *rows)) if rows else kernel
 
 
-def _kept(body: tuple[Leaf, ...], taken: set[str], dims: frozenset[sp.Symbol], rows: list[Buffer]) -> tuple[Leaf, ...]:
+def _kept(
+    body: tuple[Leaf, ...],
+    taken: set[str],
+    dims: frozenset[sp.Symbol],
+    rows: list[Buffer],
+    around: Mapping[sp.Symbol, Range],
+) -> tuple[Leaf, ...]:
     nodes = [
-        replace(node, body=_kept(node.body, taken, dims, rows)) if isinstance(node, Loop) else node for node in body
+        replace(node, body=_kept(node.body, taken, dims, rows, {**around, node.range.symbol: node.range}))
+        if isinstance(node, Loop)
+        else node
+        for node in body
     ]
-    while (uses := _best(nodes, dims)) is not None:
+    while (uses := _best(nodes, dims, around)) is not None:
         loop = nodes[uses[0].loop]
         assert isinstance(loop, Loop)
         first = loop.body[uses[0].step]
@@ -53,16 +62,18 @@ def _kept(body: tuple[Leaf, ...], taken: set[str], dims: frozenset[sp.Symbol], r
         base = f"{first.target.tensor}_{type(uses[0].value).__name__}"
         name = next(n for k in range(len(taken) + 1) if (n := f"{base}{k or ''}") not in taken)
         taken.add(name)
-        rows.append(Buffer(name, (loop.range.stop,), DType.FLOAT, "scratch", "", base))
+        rows.append(Buffer(name, (greatest(loop.range.stop, around),), DType.FLOAT, "scratch", "", base))
         nodes = _with_row(nodes, uses, name)
     return tuple(nodes)
 
 
-def _best(nodes: Sequence[Leaf], dims: frozenset[sp.Symbol]) -> list[Use] | None:
+def _best(nodes: Sequence[Leaf], dims: frozenset[sp.Symbol], around: Mapping[sp.Symbol, Range]) -> list[Use] | None:
     """The uses of the value that most loops share, in order."""
     found: dict[object, list[Use]] = {}
     for i, node in enumerate(nodes):
-        if isinstance(node, Loop) and _is_row(node.range, dims) and all(isinstance(s, Statement) for s in node.body):
+        if isinstance(node, Loop) and all(isinstance(s, Statement) for s in node.body):
+            if not _is_row(node.range.start, greatest(node.range.stop, around), dims):
+                continue
             for use, key in _uses(i, node):
                 found.setdefault((node.range.stop, key), []).append(use)
     several = [uses for uses in found.values() if len({use.loop for use in uses}) > 1]
@@ -70,10 +81,10 @@ def _best(nodes: Sequence[Leaf], dims: frozenset[sp.Symbol]) -> list[Use] | None
     return max(stays, key=lambda uses: (len(uses), sp.count_ops(uses[0].value)), default=None)
 
 
-def _is_row(r: Range, dims: frozenset[sp.Symbol]) -> bool:
-    if r.start != 0 or not r.stop.free_symbols <= dims:
+def _is_row(start: sp.Expr, stop: sp.Expr, dims: frozenset[sp.Symbol]) -> bool:
+    if start != 0 or not stop.free_symbols <= dims:
         return False
-    return bool(not r.stop.is_Integer or 1 < r.stop <= LONGEST)
+    return bool(not stop.is_Integer or 1 < stop <= LONGEST)
 
 
 def _uses(at: int, loop: Loop) -> Iterator[tuple[Use, object]]:

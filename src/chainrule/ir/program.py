@@ -6,7 +6,7 @@ slots read as in a formula: slot k of a statement's value is the value of its re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, assert_never
 
@@ -150,6 +150,15 @@ class Program:
     inits: tuple[tuple[str, Init], ...]  # of the params
     values: tuple[tuple[str, float], ...]  # of states and scalars: at start, by default
     bounds: tuple[tuple[str, sp.Expr], ...] = ()  # of int inputs: 0 <= value < bound
+
+
+def greatest(e: sp.Expr, around: Mapping[sp.Symbol, Range]) -> sp.Expr:
+    """The bound `e` of a loop in the last turns of those `around` it: a strip's grows with its number."""
+    for symbol in e.free_symbols & around.keys():
+        stop = around[symbol].stop
+        if stop.is_Integer and sp.expand(e).coeff(symbol, 1).is_positive:
+            e = sp.expand(e.xreplace({symbol: stop - 1}))
+    return e
 
 
 def leaves(body: tuple[Leaf, ...]) -> Iterator[Statement | Product]:

@@ -7,16 +7,18 @@ which its target stands still, it accumulates in a local scalar: an array elemen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
 from chainrule.ir.expression import index_symbol
 from chainrule.ir.formula import Access, DType, Index, Reduce
 from chainrule.ir.program import Block, Buffer, Leaf, Loop, Product, Range, Statement
+from chainrule.schedule.clips import Clip, clips_of
 from chainrule.schedule.storage import (
     Place,
     Step,
+    first_of,
     first_reduced,
     local_places,
     loop_symbol,
@@ -41,6 +43,7 @@ class Kernelwork:
     stored: Mapping[str, str]  # of the others: in which buffer, where its name is another
     taken: set[str]
     buffers: list[Buffer]
+    clips: frozenset[Clip] = frozenset()
     before: dict[int, list[Leaf]] = field(default_factory=dict)  # by the number of the loop
     after: dict[int, list[Leaf]] = field(default_factory=dict)
     into: dict[int, tuple[Access, str | None]] = field(default_factory=dict)  # accumulators: target, companion
@@ -60,7 +63,7 @@ class Kernelwork:
         read = read.renamed(names)
         place = self.places.get(read.tensor)
         if place is not None:
-            return place.access(read, sp.S.Zero if self.block is None else self.block.first)
+            return place.access(read)
         return Access(self.stored.get(read.tensor, read.tensor), read.indices, read.outside)
 
     def target(self, task: Task, names: Mapping[sp.Basic, sp.Basic]) -> Access:
@@ -80,7 +83,8 @@ def body_of(
     paths = paths_of(tree)
     places, buffers = local_places(paths, needed, ground, block)
     branches = {branch.number for path in paths.values() for branch in path}
-    work = Kernelwork(ground, block, paths, places, stored, taken, list(buffers), symbols=len(branches))
+    clips = clips_of(paths, ground)
+    work = Kernelwork(ground, block, paths, places, stored, taken, list(buffers), clips, symbols=len(branches))
     for t, path in paths.items():
         task = ground.links.tasks[t]
         steps, first = steps_of(t, path), first_reduced(t, path, ground)
@@ -95,7 +99,7 @@ def _leaves(nodes: Sequence[Branch | Twig], work: Kernelwork) -> Iterator[Leaf]:
     for node in nodes:
         if isinstance(node, Branch):
             yield from work.before.get(node.number, ())
-            yield Loop(range_of(node, work.block), tuple(_leaves(node.body, work)))
+            yield Loop(_range(node, work), tuple(_leaves(node.body, work)))
             yield from work.after.get(node.number, ())
         elif node.task in work.ground.contractions:
             yield _product(node.task, work)
@@ -103,12 +107,37 @@ def _leaves(nodes: Sequence[Branch | Twig], work: Kernelwork) -> Iterator[Leaf]:
             yield from _statements(node.task, work)
 
 
+def _range(branch: Branch, work: Kernelwork) -> Range:
+    """What a loop runs over: less than all where its members may leave out what lies beyond their strip."""
+    t, symbol = next(iter(branch.opened.items()))
+    return _clipped(t, symbol, range_of(branch, work.block), steps_of(t, work.paths[t]), work)
+
+
+def _clipped(t: int, symbol: sp.Symbol, r: Range, steps: Sequence[Step], work: Kernelwork) -> Range:
+    for first, size in _firsts(steps).values():
+        if Clip(t, symbol, False) in work.clips:
+            r = replace(r, stop=first + size)
+        if Clip(t, symbol, True) in work.clips:
+            r = replace(r, start=first)
+    return r
+
+
 def _opened(steps: Sequence[Step]) -> dict[sp.Basic, sp.Basic]:
-    """What each open index is, over the symbols of the loops: a recurrence that reads ahead counts down."""
+    """What each open index is, over the symbols of the loops: a recurrence that reads ahead counts down, and within a
+    strip a loop counts from its first place."""
+    firsts = _firsts(steps)
     return {
-        symbol: branch.extent - 1 - loop_symbol(branch) if branch.ahead else loop_symbol(branch)
+        symbol: branch.extent - 1 - loop_symbol(branch)
+        if branch.ahead
+        else firsts.get(symbol, (sp.S.Zero, 0))[0] + loop_symbol(branch)
         for branch, symbol in steps
+        if not branch.strip
     }
+
+
+def _firsts(steps: Sequence[Step]) -> dict[sp.Basic, tuple[sp.Expr, int]]:
+    """Of the indices of which a strip is open, its first place and how many it has."""
+    return {symbol: (first_of(branch), branch.strip) for branch, symbol in steps if branch.strip}
 
 
 def _statements(t: int, work: Kernelwork) -> Iterator[Statement]:
@@ -181,12 +210,7 @@ def _scalar(t: int, task: Task, above: Branch, work: Kernelwork, target: Access 
 def _clear(t: int, task: Task, steps: Sequence[Step], first: int, work: Kernelwork) -> None:
     """Above the first reduction loop: loops over the axes that open below it, a product's own, and scattered ones."""
     names: dict[sp.Basic, sp.Basic] = _opened(steps[:first])
-    ranges: list[Range] = []
-    for axis in task.formula.axes:
-        if axis.symbol not in names:
-            names[axis.symbol] = symbol = work.fresh_symbol()
-            block = work.block if work.ground.blocked(t, axis) else None
-            ranges.append(span(symbol, axis.extent, block, axis.name))
+    ranges = [_own(t, axis, steps[:first], names, work) for axis in task.formula.axes if axis.symbol not in names]
     assert task.formula.reduce is not Reduce.ARGMAX
     whole = tuple(axis.symbol for axis in task.formula.axes)
     number = (PART,) if task.partial else ()
@@ -200,16 +224,22 @@ def _clear(t: int, task: Task, steps: Sequence[Step], first: int, work: Kernelwo
         work.before.setdefault(steps[first][0].number, []).append(leaf)
 
 
+def _own(t: int, index: Index, steps: Sequence[Step], names: dict[sp.Basic, sp.Basic], work: Kernelwork) -> Range:
+    """A loop over an index of task `t` that no branch opens; its place goes into `names`."""
+    symbol = work.fresh_symbol()
+    first, size = _firsts(steps).get(index.symbol, (sp.S.Zero, 0))
+    names[index.symbol] = first + symbol
+    block = work.block if work.ground.blocked(t, index) else None
+    r = span(symbol, sp.Integer(size) if size else index.extent, block, index.name)
+    return _clipped(t, index.symbol, r, steps, work)
+
+
 def _product(t: int, work: Kernelwork) -> Product:
     task, c = work.ground.links.tasks[t], work.ground.contractions[t]
-    names = _opened(steps_of(t, work.paths[t]))
+    steps = steps_of(t, work.paths[t])
+    names = _opened(steps)
     inner = tuple(index for index in c.inner if index.symbol not in names)
-    ranges: dict[sp.Symbol, Range] = {}
-    for index in (*c.rows, *c.columns, *inner):
-        symbol = work.fresh_symbol()
-        names[index.symbol] = symbol
-        block = work.block if work.ground.blocked(t, index) else None
-        ranges[index.symbol] = span(symbol, index.extent, block, index.name)
+    ranges = {i.symbol: _own(t, i, steps, names, work) for i in (*c.rows, *c.columns, *inner)}
 
     def of(indices: tuple[Index, ...]) -> tuple[Range, ...]:
         return tuple(ranges[index.symbol] for index in indices)
@@ -222,7 +252,7 @@ def _product(t: int, work: Kernelwork) -> Product:
         columns=of(c.columns),
         inner=of(inner),
         scale=c.scale.xreplace(names),
-        accumulate=len(inner) < len(c.inner),
+        accumulate=len(inner) < len(c.inner) or not _firsts(steps).keys().isdisjoint(i.symbol for i in inner),
         where=tuple(m.xreplace(names) for m in work.ground.masks.get(t, ()) if m.free_symbols <= ranges.keys()),
         origin=task.formula.origin,
         text=task.text,

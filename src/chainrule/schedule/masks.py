@@ -115,7 +115,10 @@ def otherwise(f: Formula, condition: Below, outside: Outside) -> sp.Expr:
 def masked(
     tasks: Sequence[Task], contractions: Mapping[int, Contraction], roots: frozenset[str]
 ) -> dict[int, tuple[sp.Basic, ...]]:
-    """For products, by task, conditions on their indices: places and terms where one does not hold may be left out."""
+    """For products, by task, conditions on their indices: places and terms where one does not hold may be left out.
+
+    For other reductions those of which the same holds of terms: they change nothing there.
+    """
     formulas = [task.formula for task in tasks]
     outside = outside_of(formulas)
     readers: dict[str, list[Formula]] = {}
@@ -131,6 +134,11 @@ def masked(
             conditions |= {mine for k in zeros if (mine := k.renamed(read.places)) is not None}
         if conditions:
             found[t] = tuple(k.condition for k in sorted(conditions, key=str))
+    for t, f in enumerate(formulas):
+        if f.over and t not in contractions:
+            conditions = {k for k in _conditions(f, outside) if otherwise(f, k, outside) == f.reduce.identity}
+            if conditions:
+                found[t] = tuple(k.condition for k in sorted(conditions, key=str))
     return found
 
 

@@ -167,7 +167,7 @@ def kernel_of(
     links = plan.links
     tasks = [links.tasks[t] for t in draft.tasks]
     contractions = {t: plan.contractions[t] for t in draft.tasks if t in plan.contractions}
-    ground = Ground(links, contractions, dict(draft.opened), sizes, masks)
+    ground = Ground(links, contractions, dict(draft.opened), sizes, masks, frozenset(needed))
     tree = build([Item(t, links.tasks[t].free) for t in draft.tasks], ground)
     block = None
     if draft.index is not None:

@@ -21,14 +21,14 @@ Step = tuple[Branch, sp.Symbol]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor's elements are: its axes `keep` of `buffer`, those `sliced` counted from the block's first."""
+    """Where a tensor is: axes `keep` of `buffer`; `firsts`: what those of blocks and strips are counted from."""
 
     buffer: str
     keep: tuple[int, ...]
-    sliced: frozenset[int] = field(default=frozenset())
+    firsts: Mapping[int, sp.Expr] = field(default_factory=dict)
 
-    def access(self, read: Access, first: sp.Expr) -> Access:
-        indices = tuple(read.indices[k] - first if k in self.sliced else read.indices[k] for k in self.keep)
+    def access(self, read: Access) -> Access:
+        indices = tuple(read.indices[k] - self.firsts.get(k, sp.S.Zero) for k in self.keep)
         return replace(read, tensor=self.buffer, indices=indices)
 
 
@@ -36,7 +36,14 @@ def loop_symbol(branch: Branch) -> sp.Symbol:
     return index_symbol(f"_l{branch.number:02}")
 
 
+def first_of(branch: Branch) -> sp.Expr:
+    """The first place of the strip that is open inside `branch`."""
+    return branch.strip * loop_symbol(branch)
+
+
 def range_of(branch: Branch, block: Block | None) -> Range:
+    if branch.strip:
+        return Range(loop_symbol(branch), sp.S.Zero, branch.extent / branch.strip, f"{branch.pretty}_strip")
     return span(loop_symbol(branch), branch.extent, block if branch.blocked else None, branch.pretty)
 
 
@@ -98,18 +105,16 @@ def local_places(
         common = path[: min(first_reduced(t, path, ground), first_carried(t, path, ground))]
         for reader in links.readers.get(task.out, ()):
             common = _prefix(common, paths[reader])
-        dropped = {branch.opened[t] for branch in common}
+        dropped = {branch.opened[t] for branch in common if not branch.strip}
         keep = tuple(k for k, place in enumerate(task.target) if place not in dropped)
-        divided = ground.block.get(t)
-        sliced = frozenset(k for k in keep if divided is not None and task.target[k] == divided)
-        places[task.out] = Place(task.out, keep, sliced)
-        shape = tuple(_kept(task.formula.shape[k], k in sliced, block) for k in keep)
+        parts = {branch.opened[t]: (first_of(branch), branch.strip) for branch in common if branch.strip}
+        if block is not None and t in ground.block:
+            parts[ground.block[t]] = block.first, block.size
+        found = {k: parts[task.target[k]] for k in keep if task.target[k] in parts}
+        places[task.out] = Place(task.out, keep, {k: first for k, (first, _) in found.items()})
+        shape = tuple(sp.Integer(found[k][1]) if k in found else task.formula.shape[k] for k in keep)
         buffers.append(Buffer(task.out, shape, task.formula.dtype, "scratch", stands_for=task.out))
     return places, buffers
-
-
-def _kept(extent: sp.Expr, sliced: bool, block: Block | None) -> sp.Expr:
-    return sp.Integer(block.size) if sliced and block is not None else extent
 
 
 def _prefix(a: tuple[Branch, ...], b: tuple[Branch, ...]) -> tuple[Branch, ...]:

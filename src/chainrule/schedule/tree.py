@@ -11,12 +11,12 @@ Indices are aligned pairwise, by access, and never by name: attention reads one 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
 from chainrule.ir.formula import Index, Reduce, free_symbols
-from chainrule.schedule.cost import Sizes
+from chainrule.schedule.cost import Sizes, bytes_of
 from chainrule.schedule.links import Links
 from chainrule.schedule.product import Contraction
 from chainrule.schedule.task import Circle, Task
@@ -29,6 +29,12 @@ NEAR = 256
 
 STRIDED = 0.75
 """What work counts for that joins along the axis in which memory is contiguous."""
+
+STRIP = 64
+"""Places of a strip at most: so many rows are enough for each tile that reads the other operand anew."""
+
+STRIP_BYTES = 5 << 18
+"""What products pass to each other within a strip: less than the second cache, for the other operands are beside it."""
 
 AHEAD = 32
 """How many of the following tasks the choice of a new loop looks at."""
@@ -45,6 +51,7 @@ class Branch:
     opened: Mapping[int, sp.Symbol]
     body: tuple[Branch | Twig, ...]
     ahead: bool = False  # a recurrence whose steps run down
+    strip: int = 0  # of so many places of the extent each turn has one strip: inside, the index is open over these
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Group:
     opened: dict[int, sp.Symbol]
     items: list[Item] = field(default_factory=list)
     circle: Circle | None = None  # its loop is that of a recurrence, which nothing else joins
+    strip: int = 0  # its loop is over strips of so many places, which have their members already
+    inside: int = 0  # it runs over a strip of so many places
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,8 @@ class Ground:
     block: Mapping[int, sp.Symbol]  # of each task the index that the kernel's blocks divide
     sizes: Sizes
     masks: Mapping[int, tuple[sp.Basic, ...]] = field(default_factory=dict)  # of products: what of them is needed
+    needed: frozenset[str] | None = None  # the results that others read; None: not known
+    strips: Mapping[int, tuple[sp.Symbol, int]] = field(default_factory=dict)  # of tasks: the index cut in strips, size
 
     def may_open(self, item: Item) -> list[Index]:
         """The indices of `item` that may be the next loop around it."""
@@ -120,6 +131,11 @@ class Ground:
     def blocked(self, task: int, index: Index) -> bool:
         return task in self.block and bool(self.block[task] == index.symbol)
 
+    def strip(self, task: int, index: Index) -> int:
+        """How many places of `index` are in the strip that is open around `task`; 0: all."""
+        symbol, size = self.strips.get(task, (None, 0))
+        return size if symbol == index.symbol else 0
+
 
 def build(
     items: Sequence[Item], ground: Ground, count: list[int] | None = None, inside: int = 0
@@ -129,7 +145,14 @@ def build(
     count = [0] if count is None else count
     groups: list[Group | Twig] = []
     place: dict[int, int] = {}
+    strips, strips_at = None if inside else stripped(items, ground), 0
     for k, item in enumerate(items):
+        if strips is not None and item.task in strips.opened:
+            if item is strips.items[0]:
+                strips_at = len(groups)
+                groups.append(strips)
+            place[item.task] = strips_at
+            continue
         circles = ground.links.tasks[item.task].circles[inside:]
         if circles:
             place[item.task] = _stepped(item, circles[0], groups)
@@ -144,7 +167,7 @@ def build(
         if index is None:
             index = _best(item, options, items[k + 1 : k + 1 + AHEAD], ground)
             at = len(groups)
-            groups.append(Group(index, ground.blocked(item.task, index), {}))
+            groups.append(Group(index, ground.blocked(item.task, index), {}, inside=ground.strip(item.task, index)))
         group = groups[at]
         assert isinstance(group, Group)
         group.opened[item.task] = index.symbol
@@ -157,11 +180,73 @@ def build(
         else:
             number, count[0] = count[0], count[0] + 1
             circle = group.circle
-            body = build(group.items, ground, count, inside + (circle is not None))
+            below = replace(ground, strips={t: (s, group.strip) for t, s in group.opened.items()})
+            body = build(group.items, below if group.strip else ground, count, inside + (circle is not None))
             ahead = circle is not None and circle.ahead
-            index = group.index
-            result.append(Branch(number, index.extent, group.blocked, index.name, group.opened, body, ahead))
+            extent = sp.Integer(group.inside) if group.inside else group.index.extent
+            result.append(
+                Branch(number, extent, group.blocked, group.index.name, group.opened, body, ahead, group.strip)
+            )
     return tuple(result)
+
+
+def stripped(items: Sequence[Item], ground: Ground) -> Group | None:
+    """The tasks that had better share a loop over strips of an index: what some products make others then read from a
+    strip's scratch, where all of it would not stay in the cache.
+
+    An index that blocks divide is cut already, and one strip is not cut again.
+    """
+    best, most = None, STRIP_BYTES
+    for k, item in enumerate(items):
+        contraction = ground.contractions.get(item.task)
+        if contraction is None or ground.strips or ground.needed is None or ground.may_open(item):
+            continue
+        for index in contraction.rows:
+            if index.extent.is_Integer and not ground.blocked(item.task, index):
+                group = _along(index, items[k:], ground)
+                kept = _kept_bytes(group, ground)
+                size = _strip_size(int(index.extent), kept)
+                if kept > most and size:
+                    best, most = replace(group, strip=size), kept
+    return best
+
+
+def _along(index: Index, items: Sequence[Item], ground: Ground) -> Group:
+    """The first of `items` and all that may follow it in a loop over `index`, or be added up there."""
+    first = items[0]
+    group = Group(index, False, {first.task: index.symbol}, [first])
+    outside: set[int] = set()
+    for item in items[1:]:
+        task = ground.links.tasks[item.task]
+        options = [i for i in item.free if task.reduce is not Reduce.ARGMAX or i in task.axes]
+        joins = None
+        if not task.circles and outside.isdisjoint(ground.links.before[item.task]):
+            joins = joining(item.task, options, group, ground)
+        if joins is None:
+            outside.add(item.task)
+        else:
+            group.opened[item.task] = joins.symbol
+            group.items.append(item)
+    return group
+
+
+def _kept_bytes(group: Group, ground: Ground) -> int:
+    """What products pass to each other, or to what is around them, in a loop of `group`."""
+    links, total = ground.links, 0
+    for item in group.items:
+        task = links.tasks[item.task]
+        readers = links.readers.get(task.out, ())
+        own = group.opened[item.task] in {a.symbol for a in task.axes} and task.store is None
+        near = own and task.out not in (ground.needed or ()) and all(r in group.opened for r in readers)
+        if near and any(t in ground.contractions for t in (item.task, *readers)):
+            total += bytes_of(task.formula.dtype) * ground.sizes.points(i.extent for i in item.free if i in task.axes)
+    return total
+
+
+def _strip_size(extent: int, kept: int) -> int:
+    """The places of a strip, an even part of all, so that what is kept of it stays in the cache; 0: there is none."""
+    fitting = (b for b in range(STRIP, 0, -LANES) if extent % b == 0 and kept * b <= STRIP_BYTES * extent)
+    return next(fitting, 0)
 
 
 def _stepped(item: Item, circle: Circle, groups: list[Group | Twig]) -> int:
@@ -188,7 +273,9 @@ def _joined(
     for linked in (True, False):
         for at in range(len(groups) - 1, earliest - 1, -1):
             group = groups[at]
-            if isinstance(group, Group) and group.circle is None and linked == is_linked(item.task, group, ground):
+            if not isinstance(group, Group) or group.circle is not None or group.strip:
+                continue
+            if linked == is_linked(item.task, group, ground):
                 index = joining(item.task, options, group, ground)
                 if index is not None:
                     return at, index
@@ -206,6 +293,8 @@ def joining(task: int, options: Sequence[Index], group: Group, ground: Ground) -
     fitting = []
     for index in options:
         if index.extent != group.index.extent or ground.blocked(task, index) != group.blocked:
+            continue
+        if ground.strip(task, index) != group.inside:
             continue
         if all((group.opened[p], index.symbol) in before[p] for p in linked):
             fitting.append(index)
@@ -239,7 +328,7 @@ def gain(task: int, index: Index, following: Sequence[Item], ground: Ground) -> 
 
 def joinable(task: int, index: Index, following: Sequence[Item], ground: Ground) -> Iterable[int]:
     """`task`, and those of `following` that could join a loop of it over `index`."""
-    group = Group(index, ground.blocked(task, index), {task: index.symbol})
+    group = Group(index, ground.blocked(task, index), {task: index.symbol}, inside=ground.strip(task, index))
     outside: set[int] = set()
     for item in following:
         joins = None
