@@ -6,8 +6,8 @@ slots read as in a formula: slot k of a statement's value is the value of its re
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
 import sympy as sp
@@ -184,3 +184,17 @@ def accesses(leaf: Statement | Product) -> tuple[tuple[Access, ...], Access]:
             return (leaf.left, leaf.right, *again), leaf.target
         case _:
             assert_never(leaf)
+
+
+def mapped(node: Leaf, change: Callable[[Access], Access]) -> Leaf:
+    """`node` with every access changed."""
+    match node:
+        case Loop():
+            until = None if node.until is None else change(node.until)
+            return replace(node, body=tuple(mapped(child, change) for child in node.body), until=until)
+        case Statement():
+            return replace(node, target=change(node.target), reads=tuple(map(change, node.reads)))
+        case Product():
+            return replace(node, target=change(node.target), left=change(node.left), right=change(node.right))
+        case _:
+            assert_never(node)

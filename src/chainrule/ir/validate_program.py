@@ -159,21 +159,23 @@ def _lost_axes(writer: Seen, reader: Seen, local: Mapping[str, Buffer]) -> Itera
 
 def _shared(kernel: Kernel, seen: list[Seen], local: Mapping[str, Buffer]) -> Iterator[str]:
     """Blocks may run at once: what they write, and what they read of it, is their own part of one axis."""
+    own = own_axes(kernel)
+    for name in dict.fromkeys(accesses(at.leaf)[1].tensor for at in seen):
+        if name not in local and not own[name]:
+            yield f"two blocks may write the same element of {name}"
+
+
+def own_axes(kernel: Kernel) -> dict[str, set[int]]:
+    """Of each buffer that the kernel touches, the axes along which each block touches a part of its own."""
     block = kernel.block
     assert block is not None
     axes: dict[str, set[int]] = {}
-    touched: list[tuple[Seen, Access]] = []
-    for at in seen:
+    for at in _seen(kernel.body, ()):
         reads, target = accesses(at.leaf)
-        touched += [(at, access) for access in (*reads, target)]
-        if target.tensor not in local:
-            axes.setdefault(target.tensor, set(range(len(target.indices))))
-    for at, access in touched:
-        if access.tensor in axes:
-            axes[access.tensor] &= set(_own(at, access, block.number, block.first, block.last))
-    for name, own in axes.items():
-        if not own:
-            yield f"two blocks may write the same element of {name}"
+        for access in (*reads, target):
+            own = set(_own(at, access, block.number, block.first, block.last))
+            axes[access.tensor] = axes.get(access.tensor, own) & own
+    return axes
 
 
 def _own(at: Seen, access: Access, number: sp.Symbol, first: sp.Symbol, last: sp.Symbol) -> Iterator[int]:

@@ -16,14 +16,26 @@ about to overwrite is that of step s - 2, which tells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sympy as sp
 
 from chainrule.ir.expression import Select, index_symbol, is_slot, remainder, slot_number
 from chainrule.ir.formula import Access
-from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Program, Range, Statement, accesses, leaves
+from chainrule.ir.program import (
+    Buffer,
+    Kernel,
+    Leaf,
+    Loop,
+    Product,
+    Program,
+    Range,
+    Statement,
+    accesses,
+    leaves,
+    mapped,
+)
 
 Around = tuple[Range, ...]
 
@@ -188,9 +200,9 @@ def _shortened(program: Program, e: Ending) -> Program:
         body: list[Leaf] = []
         for node in k.body:
             if node is not e.loop:
-                body.append(_mapped(node, lambda a: placed(a, False)))
+                body.append(mapped(node, lambda a: placed(a, False)))
                 continue
-            loop = _mapped(node, lambda a: placed(a, True))
+            loop = mapped(node, lambda a: placed(a, True))
             assert here and isinstance(loop, Loop)
             starts = [leaf for c in e.carried for leaf in _starts(c, buffers[c.name], c.name == e.done, len(body))]
             body += [*starts, replace(loop, until=Access(e.done, (remainder(s, two),)))]
@@ -222,14 +234,3 @@ def _starts(c: Carried, of: Buffer, both: bool, place: int) -> list[Leaf]:
             leaf = Loop(r, (leaf,))
         found.append(leaf)
     return found
-
-
-def _mapped(node: Leaf, change: Callable[[Access], Access]) -> Leaf:
-    """`node` with every access changed."""
-    match node:
-        case Loop():
-            return replace(node, body=tuple(_mapped(child, change) for child in node.body))
-        case Statement():
-            return replace(node, target=change(node.target), reads=tuple(map(change, node.reads)))
-        case Product():
-            return replace(node, target=change(node.target), left=change(node.left), right=change(node.right))

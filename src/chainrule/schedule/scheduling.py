@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import sympy as sp
@@ -17,6 +17,7 @@ from chainrule.schedule.cost import Sizes, bytes_of, cost_of, flops_of
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.ending import end_early
 from chainrule.schedule.equal import Form, form_of, kernel_name, renamed
+from chainrule.schedule.in_place import in_place
 from chainrule.schedule.kernels import Draft, Plan, Planner, planner_of
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.liveness import Liveness, lean
@@ -29,7 +30,7 @@ ROUNDS = 3
 """So often at most something is found that had better be computed again."""
 
 LITTLE = 1 << 24
-"""Bytes below which everything is kept: they stay in the last cache, and nobody misses them."""
+"""Bytes below which everything is kept, and in its own place: they stay in the last cache, and nobody misses them."""
 
 PRICES = tuple(PRICE * 4**k for k in range(8))
 """Of a byte that is kept; at the last one, all is computed again that can be."""
@@ -59,35 +60,14 @@ def schedule(
     work, planner = planned(work, typical, memory, item)
     plan = planner.finished()
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
-    needed = needed_of(plan, work)
-    taken = set(plan.tensors)
-    dims = list(graph.dims)
-    masks = masked(plan.links.tasks, plan.contractions, outputs_of(work))
-    kernels: list[Kernel] = []
-    made: dict[object, tuple[Kernel, Form]] = {}
-    for at, draft in enumerate(plan.drafts):
-        if not draft.tasks:
-            continue
-        size = planner.block_size(planner.drafts[at]) if draft.index is not None else 0
-        if draft.blocks is not None and draft.index is not None:
-            blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
-            dims.append(Dim(draft.blocks.name, definition=blocks))
-        form = form_of(draft, size, plan, needed[at], stored, masks)
-        equal = made.get(form.key)
-        if equal is None:
-            kernel = kernel_of(draft, size, plan, typical, needed[at], stored, taken, masks)
-            if form.key is not None:
-                made[form.key] = kernel, form
-        else:
-            kernel = renamed(*equal, form, taken)
-        kernels.append(kernel)
+    kernels, counts = kernels_of(planner, plan, work, typical, stored)
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
     program = Program(
         name=graph.name,
         training=training,
-        dims=tuple(dims),
+        dims=(*graph.dims, *counts),
         buffers=buffers_of(graph, plan, kernels, outputs),
-        kernels=tuple(kernels),
+        kernels=kernels,
         outputs=outputs,
         inits=tuple((p.tensor.name, p.init) for p in graph.params),
         values=(
@@ -96,7 +76,9 @@ def schedule(
         ),
         bounds=tuple((t.name, t.bound) for t in graph.inputs if t.bound is not None),
     )
-    return end_early(program)
+    program = end_early(program)
+    little = LITTLE if memory is None else 0
+    return in_place(program) if Liveness(planner, outputs_of(work)).most > little else program
 
 
 def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) -> tuple[Work, Planner]:
@@ -154,6 +136,35 @@ def needed_of(plan: Plan, work: Work) -> dict[int, set[str]]:
     return needed
 
 
+def kernels_of(
+    planner: Planner, plan: Plan, work: Work, sizes: Sizes, stored: Mapping[str, str]
+) -> tuple[tuple[Kernel, ...], list[Dim]]:
+    """The kernels, those of equal form built once; and their numbers of blocks, where partial results have as many."""
+    needed = needed_of(plan, work)
+    taken = set(plan.tensors)
+    masks = masked(plan.links.tasks, plan.contractions, outputs_of(work))
+    kernels: list[Kernel] = []
+    counts: list[Dim] = []
+    made: dict[object, tuple[Kernel, Form]] = {}
+    for at, draft in enumerate(plan.drafts):
+        if not draft.tasks:
+            continue
+        size = planner.block_size(planner.drafts[at]) if draft.index is not None else 0
+        if draft.blocks is not None and draft.index is not None:
+            blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
+            counts.append(Dim(draft.blocks.name, definition=blocks))
+        form = form_of(draft, size, plan, needed[at], stored, masks)
+        equal = made.get(form.key)
+        if equal is None:
+            kernel = kernel_of(draft, size, plan, sizes, needed[at], stored, taken, masks)
+            if form.key is not None:
+                made[form.key] = kernel, form
+        else:
+            kernel = renamed(*equal, form, taken)
+        kernels.append(kernel)
+    return tuple(kernels), counts
+
+
 def kernel_of(
     draft: Draft,
     size: int,
@@ -183,7 +194,7 @@ def kernel_of(
 
 
 def buffers_of(
-    graph: Graph, plan: Plan, kernels: list[Kernel], outputs: tuple[tuple[str, str], ...]
+    graph: Graph, plan: Plan, kernels: Sequence[Kernel], outputs: tuple[tuple[str, str], ...]
 ) -> tuple[Buffer, ...]:
     """Everything that the kernels touch outside their scratch, and all that the graph was given."""
     given = [
