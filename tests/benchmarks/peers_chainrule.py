@@ -6,8 +6,10 @@ from typing import Any
 
 import llvmlite.binding  # noqa: F401 -- a step loads it, as the other peers' imports load all that they need
 import numpy as np
+import numpy.random  # this and the next likewise
 
 import chainrule as cr
+import chainrule.api.model
 from tests.benchmarks.peers import Calls, Step, calls_of
 from tests.benchmarks.rows import Row, batches_of, params_of
 
