@@ -73,7 +73,7 @@ def _run(
     if compiled:
         executable, objects, _ = _emitted(program, element)
     else:
-        executable = executable_of(program, written, (), [0] * len(written), element, "plain Python")
+        executable = executable_of(program, written, [0] * len(written), element, "plain Python")
     sizes = ex.derived_sizes(executable.dims, free)
     buffers = memory(executable, sizes, values, 0, step)
     for launch, source in zip(executable.launches, written, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import deque
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from chainrule.codegen import workers
 from chainrule.codegen.objects import CompileError, compile_object, symbol_of
 from chainrule.codegen.target import host
-from chainrule.codegen.workers import Worker, compile_objects, ready
+from chainrule.codegen.workers import Crew, Waiting, Worker, compile_objects, ready
 from tests.codegen.test_objects import HIDDEN
 
 
@@ -35,15 +35,38 @@ def test_several_processes_make_the_same_bytes(monkeypatch):
     assert alone[0] is alone[3]
 
 
-def test_a_worker_takes_jobs_until_none_is_left(worker):
+def test_a_worker_compiles_while_the_caller_does_something_else(worker):
     jobs = variants(3)
     expected = {symbol_of(job, host()): compile_object(job, host()) for job in jobs}
-    found = {}
-    waiting = deque(zip(expected, jobs, strict=True))
-    worker.compile(waiting, host(), found)
-    assert found == expected
-    assert not waiting
+    with Crew(host(), [worker], workers=2) as crew:
+        for symbol, job in zip(expected, jobs, strict=True):
+            crew.give(symbol, job)
+        until = time.monotonic() + 60
+        while crew.found != expected and time.monotonic() < until:  # though nobody asks for them
+            time.sleep(0.01)
+        assert crew.found == expected
+        assert crew.finish() == expected
     assert not worker.busy
+    assert worker.process.poll() is not None
+
+
+def test_a_crew_ends_where_its_caller_fails(worker):
+    crew = Crew(host(), [worker], workers=2)
+    ((_, thread),) = crew.helping
+    with pytest.raises(ZeroDivisionError), crew:
+        crew.give("kernel", 1 // 0)
+    assert not thread.is_alive()
+    assert worker.process.poll() is not None
+
+
+def test_the_longest_kernel_is_taken_first_and_nothing_after_the_end():
+    waiting = Waiting()
+    long = replace(HIDDEN, source=HIDDEN.source.replace("float32(0)", "float32(0.125)"))
+    waiting.put("short", HIDDEN)
+    waiting.put("long", long)
+    assert waiting.take(wait=True) == ("long", long)
+    waiting.close()
+    assert waiting.take(wait=True) is None
 
 
 def test_where_no_worker_starts_the_caller_compiles(monkeypatch):

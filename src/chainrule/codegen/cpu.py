@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -41,7 +41,7 @@ from chainrule.codegen.shared import shared
 from chainrule.codegen.statement import write_statement
 from chainrule.codegen.strips import stripped
 from chainrule.codegen.target import Target, host
-from chainrule.codegen.workers import Worker, compile_objects
+from chainrule.codegen.workers import Crew, Worker
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, accesses, leaves
@@ -69,36 +69,35 @@ def emit(
     The source of a kernel that equals an earlier one is that one's. choices: of products, as they were measured.
     started: processes that can compile.
     """
-    target = target or host()
-    written = printed(program, element, target, choices)
+    target, kept = target or host(), kept or Kept()
     jobs: dict[str, Job] = {}
     named: dict[Job, str] = {}
-    for source in written:
-        if source.job not in named:
-            named[source.job] = symbol_of(source.job, target)
-            jobs.setdefault(named[source.job], source.job)
-    symbols = [named[source.job] for source in written]
-    compiled = _compiled(jobs, target, kept or Kept(), started)
-    kernels = tuple(_kernel(c) for c in compiled.values())
-    places = {symbol: k for k, symbol in enumerate(jobs)}
-    which = [places[symbol] for symbol in symbols]
-    executable = executable_of(program, written, kernels, which, element, str(target))
+    known: dict[str, Compiled] = {}
+    written: list[KernelSource] = []
+    with Crew(target, started) as crew:  # others compile the first kernels while the last are printed
+        for source in each_printed(program, element, target, choices):
+            written.append(source)
+            if source.job in named:
+                continue
+            symbol = named[source.job] = symbol_of(source.job, target)
+            if symbol not in jobs and (code := kept.find(symbol)) is not None:
+                known[symbol] = Compiled(symbol, code, undefined_symbols(code))
+            elif symbol not in jobs:
+                crew.give(symbol, source.job)
+            jobs.setdefault(symbol, source.job)
+        places = {symbol: k for k, symbol in enumerate(jobs)}
+        which = [places[named[source.job]] for source in written]
+        executable = executable_of(program, written, which, element, str(target))
+        made = crew.finish()
+    for symbol, new in made.items():
+        kept.keep(symbol, new.code)
+    compiled = [known.get(symbol) or made[symbol] for symbol in jobs]
+    kernels = tuple(_kernel(c) for c in compiled)
     products = {case.key: choice for source in written for case, choice in source.products}
     tuned = {key: choice for key, choice in products.items() if choices.get(key) == choice}
-    executable = structs.replace(executable, products=tuple(sorted(products)), tuned=tuned)
-    objects = {k.object: c.code for k, c in zip(kernels, compiled.values(), strict=True)}
+    executable = structs.replace(executable, kernels=kernels, products=tuple(sorted(products)), tuned=tuned)
+    objects = {k.object: c.code for k, c in zip(kernels, compiled, strict=True)}
     return executable, objects, {kernel.name: s.text for kernel, s in zip(program.kernels, written, strict=True)}
-
-
-def _compiled(jobs: Mapping[str, Job], target: Target, kept: Kept, started: Sequence[Worker]) -> dict[str, Compiled]:
-    """The object behind each symbol: kept, else made now."""
-    known = {symbol: code for symbol in jobs if (code := kept.find(symbol)) is not None}
-    new = {symbol: job for symbol, job in jobs.items() if symbol not in known}
-    made = dict(zip(new, compile_objects(list(new.values()), target, started=started), strict=True)) if new else {}
-    for symbol, compiled in made.items():
-        kept.keep(symbol, compiled.code)
-    made |= {symbol: Compiled(symbol, code, undefined_symbols(code)) for symbol, code in known.items()}
-    return {symbol: made[symbol] for symbol in jobs}
 
 
 def _kernel(compiled: Compiled) -> ex.Kernel:
@@ -115,19 +114,24 @@ def sources(program: Program, *, element: Element, target: Target | None = None)
 
 def printed(program: Program, element: Element, target: Target, choices: Choices = COST_MODEL) -> list[KernelSource]:
     """A source for each kernel of `program`; kernels that differ in names alone share the first one's text."""
+    return list(each_printed(program, element, target, choices))
+
+
+def each_printed(
+    program: Program, element: Element, target: Target, choices: Choices = COST_MODEL
+) -> Iterator[KernelSource]:
+    """The same, one after the other."""
     names = Names({"lo", "hi", "kernel", *LIBRARY})
     _named_once(program)
     buffers, dims = {b.name: b for b in program.buffers}, _dims(program)
     first: dict[object, tuple[Form, KernelSource]] = {}
-    result = []
     for kernel in program.kernels:
         form = form_of(kernel, buffers, dims)
         found = first.get(form.key)
         if found is None:
             found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target, choices)
             first[form.key] = found
-        result.append(_bound(*found, form))
-    return result
+        yield _bound(*found, form)
 
 
 def _bound(of: Form, source: KernelSource, form: Form) -> KernelSource:

@@ -5,7 +5,7 @@ A deep network has hundreds of them, and to print one takes a hundred times as l
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, assert_never
@@ -77,8 +77,8 @@ class Form:
         special = buffer.name if buffer.space in SPECIAL else ""
         return self.expressions(buffer.shape), buffer.dtype, buffer.space, special
 
-    def expressions(self, several: Iterable[sp.Basic]) -> Any:
-        return tuple(map(self.expression, several))
+    def expressions(self, several: tuple[sp.Basic, ...]) -> Any:
+        return tuple(map(self.expression, several)) if _mention(several, self.over) else several
 
     def expression(self, e: sp.Basic) -> sp.Basic:
         """`e`, the dims in it called by number."""
@@ -86,6 +86,12 @@ class Form:
         for dim in found:
             self.dims.setdefault(dim, dim_symbol(f"_{len(self.dims)}"))
         return e.xreplace({dim: self.dims[dim] for dim in found}) if found else e
+
+
+@lru_cache(maxsize=65536)
+def _mention(several: tuple[sp.Basic, ...], over: frozenset[sp.Symbol]) -> bool:
+    """Whether a dim is in one of them."""
+    return any(e.free_symbols & over for e in several)
 
 
 @lru_cache(maxsize=65536)

@@ -81,12 +81,11 @@ class Sizes:
 def executable_of(
     program: Program,
     sources: Sequence[KernelSource],
-    kernels: Sequence[ex.Kernel],
     which: Sequence[int],
     element: Element,
     target: str,
 ) -> ex.Executable:
-    """The executable whose launch k is ``kernels[which[k]]``, generated as ``sources[k]``."""
+    """The executable whose launch k is of the kernel ``which[k]``, generated as ``sources[k]``; without the kernels."""
     sizes = Sizes()
     for dim in program.dims:
         _add_dim(dim.name, dim.minimum, dim.maximum, dim.definition, sizes)
@@ -123,7 +122,7 @@ def executable_of(
         outputs=tuple(ex.Output(name, places[buffer]) for name, buffer in program.outputs),
         buffers=tuple(buffers),
         dims=tuple(sizes.dims),  # last: what stands above may have added some
-        kernels=tuple(kernels),
+        kernels=(),
         launches=launches,
         clock=places.get(CLOCK),
     )

@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,7 +29,36 @@ WORTH_A_WORKER = 12000
 WORTH_A_START = 48
 """Formulas that make about so much source."""
 
-Jobs = deque[tuple[str, Job]]
+
+class Waiting:
+    """Kernels that nobody compiles yet; who takes one gets the longest, so that all end at about the same time."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+        self._changed = threading.Condition()
+        self._open = True
+
+    def put(self, symbol: str, job: Job) -> None:
+        with self._changed:
+            self._jobs[symbol] = job
+            self._changed.notify()
+
+    def take(self, *, wait: bool) -> tuple[str, Job] | None:
+        """A kernel; None: there is none, and if one waits, there will be none."""
+        with self._changed:
+            while wait and self._open and not self._jobs:
+                self._changed.wait()
+            if not self._jobs:
+                return None
+            symbol = max(self._jobs, key=lambda symbol: len(canonical(self._jobs[symbol])[0]))
+            return symbol, self._jobs.pop(symbol)
+
+    def close(self) -> None:
+        """Nothing will come any more, and what is there is not wanted."""
+        with self._changed:
+            self._open = False
+            self._jobs.clear()
+            self._changed.notify_all()
 
 
 @dataclass
@@ -64,19 +92,21 @@ class Worker:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def compile(self, waiting: Jobs, target: Target, found: dict[str, Compiled]) -> None:
-        """Take jobs from `waiting` until none is left; what is answered goes to `found`."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+    def compile(self, waiting: Waiting, target: Target, found: dict[str, Compiled]) -> None:
+        """Take jobs from `waiting` until it is closed; what is answered goes to `found`."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             self.ask({"target": asdict(target)})  # when it answers, it is ready: none waits for one that starts
             while True:
                 self.busy = True
-                symbol, job = waiting.popleft()
+                taken = waiting.take(wait=True)
+                if taken is None:
+                    break
+                symbol, job = taken
                 described = [_described(p) for p in job.parameters]
                 told = self.ask({"source": job.source, "entry": job.entry, "parameters": described})
                 compiled = Compiled(told["symbol"], base64.b64decode(told["code"]), tuple(told["externals"]))
                 if compiled.symbol == symbol:
                     found[symbol] = compiled
-                self.busy = False
         self.busy = False
 
     def end(self) -> None:
@@ -101,40 +131,71 @@ def ready(formulas: int) -> Iterator[list[Worker]]:
             worker.end()
 
 
-def compile_objects(
-    jobs: Sequence[Job], target: Target, workers: int | None = None, started: Sequence[Worker] = ()
-) -> list[Compiled]:
-    """The objects of all `jobs`, in order; equal kernels are compiled once.
+class Crew:
+    """Kernels, compiled by several processes from when each is given; the one that gives them joins in at the end.
 
-    workers: processes, this one included; None: as many as are worth it. started: some of them, already there.
+    started: workers, already there. workers: how many processes may compile at most, this one included; None: as many
+    as are worth it.
     """
-    symbols = [symbol_of(job, target) for job in jobs]
-    distinct = dict(zip(symbols, jobs, strict=True))
-    # the longest first, and each process takes the next when it is free: they end at about the same time
-    waiting: Jobs = deque(sorted(distinct.items(), key=lambda item: -len(canonical(item[1])[0])))
-    work = sum(len(canonical(job)[0]) for job in distinct.values())
-    count = min(_cores() if workers is None else workers, max(1 + work // WORTH_A_WORKER, 1 + len(started))) - 1
-    new = [Worker.start() for _ in range(count - len(started))] if sys.executable else []
-    helping = [*started[:count], *(worker for worker in new if worker is not None)]
-    found: dict[str, Compiled] = {}
-    threads = [threading.Thread(target=worker.compile, args=(waiting, target, found)) for worker in helping]
-    for thread in threads:
-        thread.start()
-    try:
-        while waiting:
-            with contextlib.suppress(IndexError):  # a worker took the last one
-                symbol, job = waiting.popleft()
-                found[symbol] = compile_object(job, target)
-    finally:
-        waiting.clear()
-        for worker, thread in zip(helping, threads, strict=True):
+
+    def __init__(self, target: Target, started: Sequence[Worker] = (), workers: int | None = None) -> None:
+        self.target, self.most = target, _cores() if workers is None else workers
+        self.jobs: dict[str, Job] = {}
+        self.waiting = Waiting()
+        self.found: dict[str, Compiled] = {}
+        self.helping: list[tuple[Worker, threading.Thread]] = []
+        for worker in started[: self.most - 1]:
+            self._help(worker)
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.waiting.close()
+        for worker, thread in self.helping:
             if not worker.busy:
                 worker.process.kill()
             thread.join()
             worker.end()
-    for symbol, job in distinct.items():
-        if symbol not in found:  # a worker that could not start, or died
-            found[symbol] = compile_object(job, target)
+        self.helping.clear()
+
+    def _help(self, worker: Worker) -> None:
+        thread = threading.Thread(target=worker.compile, args=(self.waiting, self.target, self.found))
+        self.helping.append((worker, thread))
+        thread.start()
+
+    def give(self, symbol: str, job: Job) -> None:
+        """Have `job` compiled; equal kernels have equal symbols, and are compiled once."""
+        if symbol not in self.jobs:
+            self.jobs[symbol] = job
+            self.waiting.put(symbol, job)
+
+    def finish(self) -> dict[str, Compiled]:
+        """The object of each kernel that was given, by its symbol."""
+        work = sum(len(canonical(job)[0]) for job in self.jobs.values())
+        worth = min(self.most - 1, max(work // WORTH_A_WORKER, len(self.helping)))
+        for _ in range(worth - len(self.helping) if sys.executable else 0):
+            if (worker := Worker.start()) is not None:
+                self._help(worker)
+        while (taken := self.waiting.take(wait=False)) is not None:
+            symbol, job = taken
+            self.found[symbol] = compile_object(job, self.target)
+        self.__exit__()
+        for symbol, job in self.jobs.items():
+            if symbol not in self.found:  # a worker that could not start, or died
+                self.found[symbol] = compile_object(job, self.target)
+        return {symbol: self.found[symbol] for symbol in self.jobs}
+
+
+def compile_objects(
+    jobs: Sequence[Job], target: Target, workers: int | None = None, started: Sequence[Worker] = ()
+) -> list[Compiled]:
+    """The objects of all `jobs`, in order; equal kernels are compiled once. workers, started: as a crew has them."""
+    symbols = [symbol_of(job, target) for job in jobs]
+    with Crew(target, started, workers) as crew:
+        for symbol, job in zip(symbols, jobs, strict=True):
+            crew.give(symbol, job)
+        found = crew.finish()
     return [found[symbol] for symbol in symbols]
 
 

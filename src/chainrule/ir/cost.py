@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable
 from functools import lru_cache
 
 import sympy as sp
@@ -9,6 +11,7 @@ import sympy as sp
 from chainrule.ir.expression import Select
 from chainrule.ir.formula import DType, Extent, Formula
 from chainrule.ir.graph import Graph, Node
+from chainrule.ir.rename import form_of
 
 BYTES = {DType.FLOAT: 4, DType.INT: 8, DType.BOOL: 1}
 """Bytes an element, for a float32 program."""
@@ -47,12 +50,20 @@ def traffic(node: Node, graph: Graph) -> sp.Expr:
 
 
 def total_flops(graph: Graph) -> sp.Expr:
-    return sp.expand(sp.Add(*(flops(node) for node in graph.nodes)))
+    laws = Counter(node.law for node in graph.nodes if isinstance(node, Formula))
+    return sp.expand(sp.Add(*(count * flops(form_of(law)) for law, count in laws.items())))
 
 
 def total_traffic(graph: Graph) -> sp.Expr:
     """Bytes if every formula were a kernel of its own: an upper bound, which fusion lowers."""
-    return sp.expand(sp.Add(*(traffic(node, graph) for node in graph.nodes)))
+    first: dict[Hashable, Node] = {}
+    kinds: Counter[Hashable] = Counter()
+    for node in graph.nodes:
+        if isinstance(node, Formula):
+            kind = (node.law, *[graph.tensors[name].kind for name in node.tensors])
+            first.setdefault(kind, node)
+            kinds[kind] += 1
+    return sp.expand(sp.Add(*(count * traffic(first[kind], graph) for kind, count in kinds.items())))
 
 
 def parameters(graph: Graph) -> int:
