@@ -112,12 +112,8 @@ def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Size
 
 
 def _contractions(tasks: Sequence[Task], sizes: Sizes) -> dict[int, Contraction]:
-    found = {}
-    for k, task in enumerate(tasks):
-        contraction = contraction_of(task)
-        if contraction is not None and is_worth_a_tile(contraction, sizes):
-            found[k] = contraction
-    return found
+    found = {k: contraction_of(task) for k, task in enumerate(tasks)}
+    return {k: c for k, c in found.items() if c is not None and is_worth_a_tile(c, sizes)}
 
 
 def is_in_loop(task: Task, number: int) -> bool:
@@ -144,6 +140,8 @@ class Planner:
     parts: dict[int, tuple[Task, Task]] = field(default_factory=dict)  # task: its partial, and their sum
     sums: dict[int, int] = field(default_factory=dict)  # task: the draft that adds its partials
     shares: dict[int, int] = field(default_factory=dict)  # task: the draft that computes them
+    rows: dict[tuple[int, sp.Symbol], int] = field(default_factory=dict)  # what `tile_rows` has found
+    bytes: dict[tuple[int, sp.Symbol], int] = field(default_factory=dict)  # what `row_bytes` has found
 
     def put_all(self) -> None:
         for t in range(len(self.links.tasks)):
@@ -441,6 +439,11 @@ class Planner:
 
     def tile_rows(self, t: int, symbol: sp.Symbol) -> int:
         """What a block should hold at least if it divides a product: its tiles read the other operand once a block."""
+        if (t, symbol) not in self.rows:
+            self.rows[t, symbol] = self._tile_rows(t, symbol)
+        return self.rows[t, symbol]
+
+    def _tile_rows(self, t: int, symbol: sp.Symbol) -> int:
         contraction = self.contractions.get(t)
         if contraction is None or symbol in {i.symbol for i in contraction.batch}:
             return 0
@@ -459,8 +462,11 @@ class Planner:
 
     def row_bytes(self, t: int, symbol: sp.Symbol) -> int:
         """What the result of a task takes for one value of the block's index."""
-        task = self.links.tasks[t]
-        return bytes_of(task.formula.dtype) * self.sizes.points(a.extent for a in task.axes if a.symbol != symbol)
+        if (t, symbol) not in self.bytes:
+            task = self.links.tasks[t]
+            points = self.sizes.points(a.extent for a in task.axes if a.symbol != symbol)
+            self.bytes[t, symbol] = bytes_of(task.formula.dtype) * points
+        return self.bytes[t, symbol]
 
     def finished(self) -> Plan:
         """The drafts over the final list of tasks, in which a partial result and its sum stand for their task."""

@@ -14,7 +14,7 @@ import sympy as sp
 
 from chainrule.ir.affine import Facts, bounds_of
 from chainrule.ir.expression import index_symbol, is_slot, slot
-from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce
+from chainrule.ir.formula import Access, DType, Extent, Formula, Index, Reduce, free_symbols
 from chainrule.ir.graph import Tensor
 from chainrule.ir.text import equation_text
 
@@ -115,6 +115,26 @@ class Task:
     @cached_property
     def text(self) -> str:
         return equation_text(self.formula)
+
+    @cached_property
+    def read_at(self) -> Mapping[tuple[str, int], set[sp.Expr]]:
+        """Where it reads each axis of a tensor."""
+        found: dict[tuple[str, int], set[sp.Expr]] = {}
+        for read in self.reads:
+            for axis, place in enumerate(read.indices):
+                found.setdefault((read.tensor, axis), set()).add(place)
+        return found
+
+    @cached_property
+    def reads_along(self) -> Mapping[sp.Symbol, list[tuple[str, int, sp.Expr]]]:
+        """Which axis of which tensor is read at each of its indices, and how many places of the tensor are read."""
+        found: dict[sp.Symbol, list[tuple[str, int, sp.Expr]]] = {}
+        for read in self.reads:
+            moving = free_symbols(read.indices) & self.extents.keys()
+            places = sp.Mul(*(self.extents[s] for s in moving))
+            for index in moving.intersection(read.indices):
+                found.setdefault(index, []).append((read.tensor, read.indices.index(index), places))
+        return found
 
     def reads_of(self, tensor: str) -> list[Access]:
         return [read for read in self.reads if read.tensor == tensor]

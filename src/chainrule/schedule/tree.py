@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
-from chainrule.ir.formula import Index, Reduce, free_symbols
+from chainrule.ir.formula import Index, Reduce
 from chainrule.schedule.cost import Sizes, bytes_of
 from chainrule.schedule.links import Links
 from chainrule.schedule.product import Contraction
@@ -100,33 +100,22 @@ class Ground:
             # the first of equals wins, so its loops keep their order, around one running maximum
             axes = [i for i in item.free if i in task.axes]
             return axes or list(item.free[:1])
+        # a reduction loop outside would keep an array of accumulators, here one too short to be a vector
+        left = [i for i in item.free if i in task.axes]
+        narrow = bool(left) and self.sizes.of(left[-1].extent) < LANES
+        inner = [i for i in item.free if not (narrow and i in task.over)]
+        if self.sizes.points(i.extent for i in item.free) < NEAR:
+            return inner
         # where every loop hurts, strides do the least harm
-        narrow = [i for i in item.free if not self.keeps_narrow_rows(task, i, item.free)]
-        return [i for i in narrow if not self.strides(task, i, item.free)] or narrow
-
-    def keeps_narrow_rows(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
-        """Whether a reduction loop over `index` would keep an array of accumulators too short to be a vector."""
-        left = [i for i in free if i in task.axes]
-        return index in task.over and bool(left) and self.sizes.of(left[-1].extent) < LANES
-
-    def strides(self, task: Task, index: Index, free: Sequence[Index]) -> bool:
-        """Whether a loop over `index` around those over the rest of `free` walks memory in strides."""
-        return self.sizes.points(i.extent for i in free) >= NEAR and is_strided(task, index, free)
+        return [i for i in inner if not is_strided(task, i, item.free)] or inner
 
     def shares_a_read(self, p: int, t: int, pair: tuple[sp.Symbol, sp.Symbol]) -> bool:
         """Whether p and t read some tensor at the same place along the pair, and surely more than a vector of it."""
-        task, (a, j) = self.links.tasks[t], pair
-        for read in task.reads:
-            if j not in read.indices:
-                continue
-            moving = free_symbols(read.indices) & task.extents.keys()
-            places = sp.Mul(*(task.extents[s] for s in moving))
-            if places.is_Integer and places < LANES:
-                continue
-            axis = read.indices.index(j)
-            if any(other.indices[axis] == a for other in self.links.tasks[p].reads_of(read.tensor)):
-                return True
-        return False
+        (a, j), read = pair, self.links.tasks[p].read_at
+        return any(
+            a in read.get((tensor, axis), ()) and not (places.is_Integer and places < LANES)
+            for tensor, axis, places in self.links.tasks[t].reads_along.get(j, ())
+        )
 
     def blocked(self, task: int, index: Index) -> bool:
         return task in self.block and bool(self.block[task] == index.symbol)
