@@ -18,10 +18,9 @@ from chainrule.ir.expression import Select, is_slot, slot, slot_number, zero_unl
 from chainrule.ir.formula import Access, DType, Formula, Reduce
 from chainrule.ir.graph import Node, Tensor
 from chainrule.schedule.cost import Sizes
+from chainrule.schedule.factors import Indices, moves_with, slots_in
 from chainrule.schedule.product import NARROW
 from chainrule.schedule.task import fresh
-
-Indices = frozenset[sp.Symbol]
 
 
 def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mapping[str, Node]) -> list[Formula]:
@@ -32,9 +31,9 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mappi
     if f.reduce is not Reduce.SUM or not f.over or f.dtype is not DType.FLOAT:
         return [f]
     over = frozenset(r.symbol for r in f.over)
-    if isinstance(f.body, Select) and not _moves_with(f.body.args[0], f) & over and sp.S.Zero in f.body.args:
+    if isinstance(f.body, Select) and not moves_with(f.body.args[0], f) & over and sp.S.Zero in f.body.args:
         return _chosen(f, tensors, sizes, producers)
-    factors = [(factor, _moves_with(factor, f)) for factor in sp.Mul.make_args(f.body)]
+    factors = [(factor, moves_with(factor, f)) for factor in sp.Mul.make_args(f.body)]
     outer = [factor for factor, moves in factors if not moves & over]
     inner = [(factor, moves) for factor, moves in factors if moves & over]
     sides = _sides([moves for _, moves in inner])
@@ -50,7 +49,7 @@ def split(f: Formula, tensors: dict[str, Tensor], sizes: Sizes, producers: Mappi
         len(g) == 1 and is_slot(g[0]) and set(where) <= _kept(f.reads[slot_number(g[0])], producers)
         for g, where in zip(groups, wheres, strict=True)
     ]
-    scale_only = all(not factor.free_symbols & _own(f) and not _slots(factor) for factor in outer)
+    scale_only = all(not factor.free_symbols & _own(f) and not slots_in(factor) for factor in outer)
     if all(plain) and scale_only:
         return [replace(f, where=())]
     if not all(p or _is_small(f, side, sizes) for p, side in zip(plain, sides, strict=True)):
@@ -111,7 +110,7 @@ def _conditions(f: Formula, sides: tuple[Indices, Indices]) -> tuple[tuple[sp.Ba
     """The conditions of `f` by the operand whose indices they are on, if each is on one's alone."""
     found: tuple[list[sp.Basic], list[sp.Basic]] = ([], [])
     for c in f.where:
-        moves = _moves_with(c, f)
+        moves = moves_with(c, f)
         if not (moves <= sides[0] or moves <= sides[1]) or isinstance(c, sp.Eq):
             return None  # an equation is a scatter's
         found[0 if moves <= sides[0] else 1].append(c)
@@ -120,21 +119,6 @@ def _conditions(f: Formula, sides: tuple[Indices, Indices]) -> tuple[tuple[sp.Ba
 
 def _own(f: Formula) -> set[sp.Symbol]:
     return {index.symbol for index in f.indices}
-
-
-def _slots(e: sp.Basic) -> list[sp.Symbol]:
-    return [s for s in e.free_symbols if is_slot(s)]
-
-
-def _moves_with(e: sp.Basic, f: Formula) -> Indices:
-    """The indices of `f` that `e` depends on, through its reads."""
-    own = _own(f)
-    found, front = set(e.free_symbols & own), _slots(e)
-    while front:
-        for index in f.reads[slot_number(front.pop())].indices:
-            found |= index.free_symbols & own
-            front += _slots(index)
-    return frozenset(found)
 
 
 def _sides(moves: Sequence[Indices]) -> tuple[Indices, Indices] | None:

@@ -12,6 +12,7 @@ from chainrule.ir.formula import Access, Formula, Index, Law
 from chainrule.ir.graph import Dim, Graph, Tensor
 from chainrule.ir.recurrence import Recurrence, circles_among, in_steps, loop_over, recurrence_of
 from chainrule.schedule.cost import Sizes
+from chainrule.schedule.factors import factored_out, with_factors
 from chainrule.schedule.groups import grouped
 from chainrule.schedule.split import split
 from chainrule.schedule.task import Circle, Task, fresh, in_circles, plain_task, task_of
@@ -60,6 +61,7 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
     alias: dict[str, str] = {}
     formulas: list[Formula] = []
     whole: set[Law] = set()  # of formulas that are not split
+    factors: dict[Formula, Formula] = {}
     for node in (node for nodes in graph.components for node in nodes):
         if not isinstance(node, Formula):
             continue
@@ -71,10 +73,12 @@ def work_of(graph: Graph, sizes: Sizes) -> Work:
         elif f.law in whole:
             formulas.append(f)
         else:
-            parts = split(f, tensors, sizes, graph.producers)
+            g = f if graph.is_recurrent(f.out) else factored_out(f, tensors, sizes, factors)
+            parts = split(g, tensors, sizes, graph.producers)
             formulas += parts
             if parts == [f] and not f.where:  # what a condition is worth depends on who computes what is read
                 whole.add(f.law)
+    formulas = with_factors(formulas, factors.values())
     outputs = tuple((name, alias.get(name, name)) for name in graph.outputs)
     formulas, circles = circles_of(formulas, graph.dims)
     formulas = turned(formulas, circles, tensors, sizes)
