@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, combinations
@@ -23,7 +24,7 @@ from chainrule.schedule.rematerialize import Kept, cut, rematerialize
 from chainrule.schedule.task import Task
 from chainrule.schedule.work import Work, in_order, outputs_of, work_of
 from tests.schedule.graphs import BATCH, A, B, Builder, C
-from tests.schedule.laws import assert_law
+from tests.schedule.laws import assert_law, values_of
 from tests.schedule.strategies import graphs
 from tests.schedule.test_schedule import GRAPHS, cut_everything
 
@@ -151,6 +152,17 @@ def test_a_budget_is_kept_or_named_in_the_error() -> None:
     assert least <= 50 << 20 < usual
     with pytest.raises(ChainruleError, match="budget is 1,000"):
         schedule(graph, training=True, sizes=sizes, memory=1000)
+
+
+def test_a_larger_budget_computes_less_again() -> None:
+    graph, sizes = deep(12), {"batch": 1 << 14}
+    programs = [schedule(graph, training=True, sizes=sizes, memory=megabytes << 20) for megabytes in (70, 80, 90, 100)]
+    counts = [sum(f.endswith("_again") for kernel in p.kernels for f in kernel.formulas) for p in programs]
+    assert all(more > less > 0 for more, less in itertools.pairwise(counts))
+    for program, megabytes in zip(programs, (70, 80, 90, 100), strict=True):
+        assert most_of(program, sizes) <= megabytes << 20
+        values = {name: value / 8 for name, value in values_of(graph, {"batch": 2}).items()}  # tame over twelve layers
+        assert_law(graph, {"batch": 2}, program=program, values=values)
 
 
 def most_of(program: Program, sizes: dict[str, int]) -> int:

@@ -13,7 +13,7 @@ Source: He and Yu, Transcending Runtime-Memory Tradeoffs in Checkpointing by bei
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -42,20 +42,20 @@ SMALL = 1 << 16
 SOURCE, SINK = "source", "sink"
 
 
-def rematerialize(work: Work, planner: Planner, price: float = PRICE) -> Work:
+def rematerialize(work: Work, planner: Planner, price: float = PRICE, saved: Set[str] = frozenset()) -> Work:
     """`work` with results that are cheaper computed again than saved computed again, right before their late readers.
 
-    planner: of `work`, whose kernels say what is saved.
+    planner: of `work`, whose kernels say what is saved. saved: results that are in any case.
     """
     kept = Kept(work, Liveness(planner, outputs_of(work)))
-    banned: set[int] = set()
+    banned = {t for t, task in enumerate(work.tasks) if task.out in saved}
     while True:
         again = cut(kept, price, banned)
         waits = Waits(kept, again)
-        saved = [t for t in again if waits.of(t) is None or waits.comes_early(t)]
-        if not saved:
+        early = [t for t in again if waits.of(t) is None or waits.comes_early(t)]
+        if not early:
             return with_copies(kept, again, waits) if again else work
-        banned.update(saved)
+        banned.update(early)
 
 
 @dataclass(frozen=True)

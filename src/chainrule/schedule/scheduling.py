@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 import sympy as sp
@@ -35,8 +35,13 @@ LITTLE = 1 << 24
 PRICES = tuple(PRICE * 4**k for k in range(8))
 """Of a byte that is kept; at the last one, all is computed again that can be."""
 
+HALVINGS = 5
+"""So often what is computed again for a budget is halved, to find how little of it is enough."""
+
 CLOCK = "_clock"
 """The buffer of (seed, step), which draws are keyed by."""
+
+Planned = tuple[Work, Planner]
 
 
 def schedule(
@@ -81,7 +86,7 @@ def schedule(
     return in_place(program) if Liveness(planner, outputs_of(work)).most > little else program
 
 
-def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) -> tuple[Work, Planner]:
+def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) -> Planned:
     """The tasks in kernels; what is cheaper computed again than kept is computed again, and little is kept for long.
 
     memory: bytes that may be kept between kernels, with floats of `item` bytes. A byte's price rises until they do.
@@ -92,10 +97,11 @@ def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) 
     if memory is None:
         return cheapest(*best, sizes, PRICE, LITTLE)
     scale = item / bytes_of(DType.FLOAT)  # the cost model counts floats as float32
+    budget = int(memory / scale)
     for price in PRICES:
-        best = cheapest(*best, sizes, price, int(memory / scale))
-        if Liveness(best[1], outputs).most * scale <= memory:
-            return best
+        best = cheapest(*best, sizes, price, budget)
+        if Liveness(best[1], outputs).most <= budget:
+            return sparing((work, planner), best, sizes, price, budget)
     least = int(Liveness(best[1], outputs).most * scale)
     raise ChainruleError(
         f"a step keeps {least:,} bytes between kernels at {sizes}, with all computed again that can be; "
@@ -103,7 +109,26 @@ def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) 
     )
 
 
-def cheapest(work: Work, planner: Planner, sizes: Sizes, price: float, little: int) -> tuple[Work, Planner]:
+def sparing(all_saved: Planned, best: Planned, sizes: Sizes, price: float, budget: int) -> Planned:
+    """Of what `best` computes again to meet the budget, the later half saved if half is enough, and so on.
+
+    A price alone has all layers of a kind computed again or none, since each costs the same.
+    """
+    outs = [task.out for task in all_saved[0].tasks]
+    few, enough = 0, len(outs)  # so many tasks from the first on may be computed again
+    for _ in range(HALVINGS):
+        middle = (few + enough) // 2
+        found = cheapest(*all_saved, sizes, price, budget, frozenset(outs[middle:]))
+        if Liveness(found[1], outputs_of(found[0])).most <= budget:
+            best, enough = found, middle
+        else:
+            few = middle
+    return best
+
+
+def cheapest(
+    work: Work, planner: Planner, sizes: Sizes, price: float, little: int, saved: Set[str] = frozenset()
+) -> Planned:
     """The tasks in kernels, when a byte that is kept has this price; up to `little` bytes have none.
 
     Each round looks at the kernel during which most is kept, and the next at where that is then.
@@ -112,7 +137,7 @@ def cheapest(work: Work, planner: Planner, sizes: Sizes, price: float, little: i
     for _ in range(ROUNDS):
         if Liveness(planner, outputs).most <= little:
             break
-        again = rematerialize(work, planner, price)
+        again = rematerialize(work, planner, price, saved)
         if again is work:
             break
         again = replace(again, tasks=tuple(in_order(again.tasks)))
