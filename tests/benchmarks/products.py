@@ -86,7 +86,15 @@ def product_job(kind: str, m: int, n: int, k: int, way: Way | None, known: bool)
     chosen = way or choose(Shape(m if known else None, n, k), "float32", host(), left, right, into)
     rows = Extent("r", "0", str(m)) if known else Extent("r", "lo", "hi")
     lines = product_lines(
-        chosen, into, left, right, rows, Extent("c", "0", str(n)), (Extent("k", "0", str(k)),), panel="panel"
+        chosen,
+        into,
+        left,
+        right,
+        rows,
+        Extent("c", "0", str(n)),
+        (Extent("k", "0", str(k)),),
+        panel="panel",
+        strip="strip",
     )
     head = ["for again in range(lo, hi):"] if known else ["once = 0"]
     body = "\n".join("    " + line for line in (*head, *(("    " if known else "") + line for line in lines)))

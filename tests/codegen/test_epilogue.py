@@ -14,7 +14,7 @@ from chainrule.codegen.epilogue import arranged, runs_inside
 from chainrule.ir.expression import index_symbol, slot
 from chainrule.ir.formula import Access, Reduce
 from chainrule.ir.program import Leaf, Loop, Product, Range, Statement
-from chainrule.schedule import schedule
+from chainrule.schedule import product, schedule
 from tests.codegen.running import drawn, run_compiled, run_plain
 from tests.schedule.graphs import mlp
 
@@ -87,6 +87,18 @@ def test_epilogues_change_no_bit(widths, batch, monkeypatch):
     apart = run_compiled(program, {"batch": batch}, values, "float32")
     for buffer in (*dict(program.outputs).values(), *dict(program.inits)):
         np.testing.assert_array_equal(inside[buffer], apart[buffer], err_msg=buffer)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 9])
+def test_blocks_that_divide_columns_run_epilogues_at_their_own_columns(batch, monkeypatch):
+    graph = mlp(16, 256, 256, 3)
+    rows = run_compiled(schedule(graph, training=True), {"batch": batch}, drawn(graph, {"batch": batch}), "float64")
+    monkeypatch.setattr(product, "FAR_BYTES", 1 << 16)  # of the weight of 256 KB; its other operand has 32
+    program = schedule(graph, training=True)
+    assert any("_end + " in source.text for source in sources(program, element="float64").values())
+    columns = run_compiled(program, {"batch": batch}, drawn(graph, {"batch": batch}), "float64")
+    for buffer in (*dict(program.outputs).values(), *dict(program.inits)):
+        np.testing.assert_allclose(rows[buffer], columns[buffer], rtol=1e-11, atol=1e-13, err_msg=buffer)
 
 
 def test_plain_python_runs_epilogues_too():

@@ -177,7 +177,7 @@ def test_a_panel_of_several_inner_indices_is_packed_in_their_order():
     # y[o, j] = sum[c, s] w[o, c, s] x[2 j + s, c]: columns are 2 * 3 elements apart
     right = Operand("x", "c + s * 3", "0", "6", ("1", "3"))
     way = choose(Shape(None, 50, 9), "float32", host(), LEFT, right, INTO)
-    assert way.panel == (9, 2 * host().lanes("float32"))
+    assert way.panel == (9, way.vectors * way.lanes)
     inner = Extent("c", "0", "3"), Extent("s", "0", "3")
     lines = product_lines(way, INTO, LEFT, right, Extent("o", "lo", "hi"), Extent("j", "0", "50"), inner, panel="panel")
     source = "def kernel(x, w, z, panel, lo, hi):\n" + "\n".join("    " + line for line in lines) + "\n"

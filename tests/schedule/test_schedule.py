@@ -102,6 +102,15 @@ def test_a_weights_gradient_and_its_update_share_a_block_that_never_goes_to_memo
     assert "W1_bar" not in {b.name for b in program.buffers}
 
 
+def test_blocks_divide_the_operand_that_is_far_away_so_that_each_part_is_fetched_once() -> None:
+    program = schedule(mlp(784, 1024, 10), training=True, sizes={"batch": 256})
+    first = program.kernels[0]
+    assert first.block is not None and first.block.extent == 1024
+    assert first.formulas[:2] == ("p1", "h1")  # what reads its columns is beside it
+    near = schedule(mlp(784, 256, 10), training=True, sizes={"batch": 256})
+    assert near.kernels[0].block is not None and near.kernels[0].block.extent == dim_symbol("batch")
+
+
 def test_small_work_is_one_kernel_on_one_thread() -> None:
     (kernel,) = schedule(mlp(2, 16, 16, 2), training=True, sizes={"batch": 1}).kernels
     assert kernel.block is None

@@ -64,7 +64,7 @@ def write_product(leaf: Product, w: Writer, after: Epilogue | None = None) -> bo
 
     def tile() -> None:
         nonlocal done
-        done = _tile(leaf, row, column, guards, w, None if after is None else _placed(after, whole, w))
+        done = _tile(leaf, row, column, guards, w, None if after is None else _placed(after, whole, column, w))
 
     if leaf.inner and _is_affine(leaf, row, column, w):
         _opened(around, tile, w)
@@ -97,19 +97,24 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class Placed:
-    """The same with the product's first place in the nest's terms, if a panel of it may lie in scratch."""
+    """The same with the product's first place in the nest's terms, if a panel of it may lie in scratch.
+
+    shift: from the tile's columns to the nest's, where the tile counts a block's from 0.
+    """
 
     epilogue: Epilogue
     tensor: str
     first: tuple[sp.Expr, sp.Expr] | None
+    shift: sp.Expr
 
 
-def _placed(after: Epilogue, leaf: Product, w: Writer) -> Placed:
+def _placed(after: Epilogue, leaf: Product, counted: Range, w: Writer) -> Placed:
     (row,), (column,) = leaf.rows, leaf.columns
-    target = leaf.target
+    target, shift = leaf.target, column.start - counted.start
     local = after.alone and w.buffer(target.tensor).space == "scratch" and is_matrix(target, row.symbol, column.symbol)
-    first = target.indices[0].xreplace({row.symbol: row.start}), target.indices[1].xreplace({column.symbol: START})
-    return Placed(after, target.tensor, first if local else None)
+    start = {column.symbol: START + shift}
+    first = target.indices[0].xreplace({row.symbol: row.start}), target.indices[1].xreplace(start)
+    return Placed(after, target.tensor, first if local else None, shift)
 
 
 def _is_narrow(column: Range, w: Writer) -> bool:
@@ -276,7 +281,7 @@ def _bounds(leaf: Product, row: Range, column: Range, w: Writer) -> tuple[Bound,
     return tuple(found)
 
 
-START = sp.Symbol("_column", integer=True, nonnegative=True)  # where a panel starts
+START, END = (sp.Symbol(name, integer=True, nonnegative=True) for name in ("_column", "_end"))  # of a panel
 
 
 def _epilogue(after: Placed, panel: str, prefix: str, depth: int, w: Writer) -> None:
@@ -285,13 +290,14 @@ def _epilogue(after: Placed, panel: str, prefix: str, depth: int, w: Writer) -> 
     (columns,) = rows.body
     assert isinstance(columns, Loop)
     w.depth += depth
-    w.symbols[START] = Symbol(f"{prefix}_column", "integer")
+    w.symbols |= {START: Symbol(f"{prefix}_column", "integer"), END: Symbol(f"{prefix}_end", "integer")}
+    part = w.integer(START + after.shift), w.integer(END + after.shift)
     if after.first is not None:
         w.moved[after.tensor] = panel, after.first
-    with w.loop(rows.range), w.loop(columns.range, (f"{prefix}_column", f"{prefix}_end")):
+    with w.loop(rows.range), w.loop(columns.range, part):
         after.epilogue.write(columns.body, w)
     w.moved.pop(after.tensor, None)
-    del w.symbols[START]
+    del w.symbols[START], w.symbols[END]
     w.depth -= depth
 
 
@@ -323,7 +329,7 @@ def _shape(leaf: Product, row: Range, column: Range, w: Writer) -> Shape:
         return int(extent) if extent.is_Integer else None
 
     block = w.kernel.block
-    typical = min(block.size, 32) if block is not None and row.stop == block.last else 32
+    typical = min(block.size, 32) if block is not None and row.stop == block.last else 64
     return Shape(count([row]), count([column]), count(leaf.inner), max(typical, 1))
 
 

@@ -17,8 +17,8 @@ def pack_right(leaf: Leaf, column: str, count: str) -> Iterator[str]:
     """``panel[k, c] = right[k, column + c]``, zeros beyond the last column; squares are turned in registers."""
     k, c, right, lanes, width = leaf.name("k"), leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
     whole = count == str(width)
-    if right.inner and right.inner[-1] == "1" and right.column != "1" and whole:
-        yield from _pack_turned(leaf, column)
+    if right.inner and right.inner[-1] == "1" and right.column != "1" and count.isdigit() and int(count) >= lanes:
+        yield from _pack_turned(leaf, column, int(count))
         return
     counted = len(leaf.inner) != 1
     at = k if counted else minus(leaf.inner[0].name, leaf.inner[0].start)
@@ -42,33 +42,43 @@ def pack_right(leaf: Leaf, column: str, count: str) -> Iterator[str]:
     yield from inner_loops(leaf, [*body, f"{k} += 1"] if counted else body)
 
 
-def _pack_turned(leaf: Leaf, column: str) -> Iterator[str]:
+def _pack_turned(leaf: Leaf, column: str, columns: int) -> Iterator[str]:
     """The panel of a transposed `right`, in squares of lanes × lanes; the last inner range is the squares' own."""
     *around, extent = leaf.inner
     if not around:
-        yield from _squares(leaf, extent, column, "0")
+        yield from _squares(leaf, extent, column, columns, "0")
         return
     k = leaf.name("k")
     count = minus(extent.stop, extent.start)
     yield f"{k} = 0"
-    yield from inner_loops(replace(leaf, inner=tuple(around)), [*_squares(leaf, extent, column, k), f"{k} += {count}"])
+    yield from inner_loops(
+        replace(leaf, inner=tuple(around)), [*_squares(leaf, extent, column, columns, k), f"{k} += {count}"]
+    )
 
 
-def _squares(leaf: Leaf, extent: Extent, column: str, first: str) -> Iterator[str]:
+def _squares(leaf: Leaf, extent: Extent, column: str, columns: int, first: str) -> Iterator[str]:
+    """Squares as long as they are whole; what is left of the inner range or of the columns, element by element."""
     c, right, lanes, width = leaf.name("c"), leaf.right, leaf.way.lanes, leaf.width
     here = place(right, "0", f"{column} + {c}")
     k = plus(first, minus(extent.name, extent.start))
     into = f"{atom(k)} * {width} + {c}"
+    whole = columns // lanes * lanes
+    one = f"{leaf.panel}[{k}, {c}] = element({right.view}, {here})"
     lines, end = wholes(leaf, extent, lanes, "squares")
     yield from lines
     if extent.known is None or extent.known >= lanes:
         yield f"for {extent.name} in range({extent.start}, {end}, {lanes}):"
-        yield f"    for {c} in range(0, {width}, {lanes}):"
+        yield f"    for {c} in range(0, {whole}, {lanes}):"
         yield f"        transpose({right.view}, {here}, {right.column}, {leaf.panel}, {into}, {width}, {lanes})"
+        if whole < columns:
+            yield f"for {extent.name} in range({extent.start}, {end}):"
+            yield from (f"    for {c} in range({whole}, {columns}):", f"        {one}")
     if extent.known is None or extent.known % lanes:
         yield f"for {extent.name} in range({end}, {extent.stop}):"
-        yield f"    for {c} in range({width}):"
-        yield f"        {leaf.panel}[{k}, {c}] = element({right.view}, {here})"
+        yield from (f"    for {c} in range({columns}):", f"        {one}")
+    if columns < width:
+        yield f"for {extent.name} in range({extent.start}, {extent.stop}):"
+        yield from (f"    for {c} in range({columns}, {width}):", f"        {leaf.panel}[{k}, {c}] = 0.0")
 
 
 PAD = 2  # inner indices: tiles of a strip that start a power of two apart would collide while they are written

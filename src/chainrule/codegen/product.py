@@ -45,9 +45,9 @@ __all__ = ["EPILOGUE", "Bound", "Extent", "Operand", "Shape", "Way", "calls", "c
 SMALL = 512  # multiplications: below, a tile's edges cost more than they save
 LARGE = 2**29  # above, its blocking for all caches pays
 COLLISION = 2048  # bytes: rows so far apart share few sets of the first cache
-NEAR = 36_000  # bytes of a panel that the first cache holds beside the rest
+NEAR = 140_000  # bytes of a panel: the second cache gives a tile all that it reads, but no panel needs more of it
 IN_FLIGHT = 10  # sums that two pipelines of four cycles keep waiting, and a little more
-DEEP = 256  # inner indices at a time, where a panel is cut
+DEEP = 256  # inner indices at a time, where a panel is cut and their number is known at run time only
 MANY = 16  # panels: so many times a strip is read that it pays where places are merely far apart
 STRIP = 1 << 19  # bytes of a packed left operand that the second cache holds beside the rest
 
@@ -69,19 +69,18 @@ def choose(
     lanes, size = target.lanes(element), target_bytes(element)
     if m >= 64 and m * n * k >= LARGE and is_matrix(left, left.row) and is_matrix(right, right.column):
         return Way("blas")
-    vectors = min(max(-(-n // lanes), 1), target.widest)
-    most = target.tallest(vectors)
+    rows, vectors = _tile_shape(shape, n, lanes, target)
     width = lanes * vectors
     stride, single = right.inner[-1] if right.inner else "", len(right.inner) == 1
-    rows = _tile_rows(shape.rows, shape.typical_rows, min(most, 14 if vectors > 1 else 16), vectors)
     near = single or k * width * size <= STRIP  # a panel of several inner ranges is not cut
-    collides = near and _collides(stride, size) and k >= 64 and m >= 4 * rows and n > width
+    collides = near and _collides(stride, size) and k >= 64 and m >= 4 * rows and n >= width
     pack = right.column != "1" or collides
     step = "".join(left.inner) if left.row == "1" and len(left.inner) == 1 else ""
     far = step.isdigit() and int(step) * size >= COLLISION and k >= DEEP // 2 and n >= MANY * width
     strip = far or (k >= 64 and n > width and _collides(step, size))
     if strip and (not accumulate or (shape.inner is not None and k <= DEEP // 2)):
-        rows = 1 << (min(most, 8).bit_length() - 1)
+        rows, vectors = _tile_shape(shape, n, lanes, target, packed=True)
+        width = lanes * vectors
         room = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
         depth = _depth(shape.inner, min(room // (width * size), STRIP // (m * size)))
         return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth, strip)
@@ -113,23 +112,38 @@ def is_matrix(operand: Operand, other: str) -> bool:
     return len(operand.inner) == 1 and "1" in (operand.inner[0], other)
 
 
-def _tile_rows(known: int | None, typical: int, most: int, vectors: int) -> int:
-    """The rows of a tile: as many as fit, but so that few are left over; 8 or a half of it for run-time blocks.
+def _tile_shape(shape: Shape, columns: int, lanes: int, target: Target, *, packed: bool = False) -> tuple[int, int]:
+    """Rows and vectors of a tile: those with the fewest instructions for each inner index of the whole product.
 
-    A tile with fewer sums than the pipelines hold waits for its own: with AVX2 6 rows of 2 vectors reach 95 % of the
-    peak, 4 rows 82 %.
+    A tile loads its vectors and broadcasts an element for each row beside their multiply-adds: 1.6 instructions for
+    each of these at 8 × 2, 1.4 at 6 × 4, which is what counts where another thread shares the core's front end. A
+    vector, which the second cache may have to give, counts twice. A tile with fewer sums than the pipelines hold waits
+    for its own: with AVX2 6 rows of 2 vectors reach 95 % of the peak, 4 rows 82 %. What is left over counts twice as
+    well, for it is a loop of its own; where rows are known at run time only, it computes as many as the others.
+
+    packed: rows are loaded as a vector.
     """
-    if known is None:
-        return next((r for r in (16, 8, 4, 2, 1) if r <= most and r <= typical), 1)
-    if known <= most:
-        return max(known, 1)
+    usual = max(shape.typical_rows if shape.rows is None else shape.rows, 1)
 
-    def steps(r: int) -> int:
-        """Multiply-adds of vectors for each inner index, those that could have been made while waiting included."""
-        rest = known % r
-        return known // r * max(r * vectors, IN_FLIGHT) + (max(rest * vectors, IN_FLIGHT) if rest else 0)
+    def tile(rows: int, vectors: int) -> int:
+        """Those that could have been executed while waiting included."""
+        return max(rows * vectors, IN_FLIGHT) + rows + 2 * vectors if rows and vectors else 0
 
-    return min(range(most, most // 2, -1), key=lambda r: (steps(r), known % r != 0, -r))
+    def instructions(rows: int, vectors: int) -> int:
+        count, rest = divmod(usual, rows)
+        low = rows if rest and shape.rows is None else rest
+        panels, left = divmod(columns, lanes * vectors)
+        widths = ((panels, vectors), (1, -(-left // lanes)))
+        return sum(each * (count * tile(rows, wide) + 2 * tile(low, wide)) for each, wide in widths)
+
+    widest = target.widest if shape.columns is not None else min(target.widest, 2)  # a power of two leaves less
+    shapes = [
+        (rows, vectors)
+        for vectors in range(1, min(max(-(-columns // lanes), 1), widest) + 1)
+        for rows in range(1, min(target.tallest(vectors), 16 if vectors == 1 else 14, usual) + 1)
+        if not packed or rows in (1, 2, 4, 8)
+    ]
+    return min(shapes, key=lambda s: (instructions(*s), usual % s[0] != 0, -s[0]))
 
 
 def product_lines(

@@ -44,7 +44,7 @@ class Target:
 
     def tallest(self, vectors: int) -> int:
         """The rows of a tile so wide that stays in registers, beside a row's vectors and the element times which."""
-        return (self.registers - (4 if self.registers >= 32 else 3)) // vectors
+        return (self.registers - max(vectors, 2) - 1) // vectors
 
     @property
     def scales(self) -> bool:
@@ -63,7 +63,7 @@ def host(level: Level | None = None) -> Target:
     """
     match level or _asked():
         case "avx512":
-            return Target("skylake-avx512", "-prefer-256-bit", bits=512, registers=32, fma=True)
+            return Target("skylake-avx512", "-prefer-256-bit", bits=512, registers=32, fma=True, widest=4)
         case "avx2":
             return Target("haswell", "", bits=256, registers=16, fma=True)
         case "sse2":
@@ -83,7 +83,7 @@ def _native() -> Target:
         return _neon(name, _text(features), "")
     if all(features.get(feature) for feature in NEEDS["avx512"]):
         # LLVM prefers 256 bits on server CPUs whose clock fell with 512 in 2017; later ones lose half their peak.
-        return Target(name, f"{_text(features)},-prefer-256-bit", bits=512, registers=32, fma=True)
+        return Target(name, f"{_text(features)},-prefer-256-bit", bits=512, registers=32, fma=True, widest=4)
     if features.get("avx"):
         return Target(name, _text(features), bits=256, registers=16, fma=bool(features.get("fma")))
     return Target(name, _text(features), bits=128, registers=16, fma=False)

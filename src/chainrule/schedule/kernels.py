@@ -15,14 +15,14 @@ from functools import cached_property
 import sympy as sp
 
 from chainrule.ir.expression import dim_symbol
-from chainrule.ir.formula import DType, Index, Reduce
+from chainrule.ir.formula import Index, Reduce
 from chainrule.ir.graph import Tensor
 from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of, reordered
-from chainrule.schedule.product import Contraction, contraction_of, is_worth_a_tile
+from chainrule.schedule.product import Contraction, contraction_of, far_operand, is_far, is_worth_a_tile
 from chainrule.schedule.stretches import LAYER, starts_of
-from chainrule.schedule.task import Task, fresh, partial_of, task_of
+from chainrule.schedule.task import Task, fresh, is_in_loop, is_like, partial_of, task_of
 from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
 
 TINY_NS = 2_000.0
@@ -50,13 +50,11 @@ BLOCKS = 64
 
 TILE_ROWS = 32
 FAR_ROWS = 128
-"""What a block should at least divide of a product's rows or columns: of one whose other operand lies in the
-second-level cache, and of one whose operand is farther away."""
+"""What a block should at least divide of a product's rows or columns: of one whose operands lie in the second-level
+cache, and of one with an operand that is farther away."""
 
 STEP_ROWS = 16
 """The same for a product in a recurrence, whose other operand is read again in the next step."""
-
-FAR_BYTES = 1 << 20
 
 SHARES = 16
 """Blocks of a long product are longer than that, for each packs the other operand anew, while there are so many."""
@@ -114,16 +112,6 @@ def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Size
 def _contractions(tasks: Sequence[Task], sizes: Sizes) -> dict[int, Contraction]:
     found = {k: contraction_of(task) for k, task in enumerate(tasks)}
     return {k: c for k, c in found.items() if c is not None and is_worth_a_tile(c, sizes)}
-
-
-def is_in_loop(task: Task, number: int) -> bool:
-    return bool(task.circles) and task.circles[0].number == number
-
-
-def is_like(a: Task, b: Task) -> bool:
-    """Whether the tasks differ in the names of tensors alone."""
-    places = [tuple(read.indices for read in task.reads) for task in (a, b)]
-    return places[0] == places[1] and (a.body, a.indices, a.where) == (b.body, b.indices, b.where)
 
 
 @dataclass
@@ -246,12 +234,18 @@ class Planner:
         return found
 
     def options(self, t: int) -> Sequence[Index]:
-        """The indices that blocks may divide: never one that is reduced, for its parts would have to be added."""
+        """The indices that blocks may divide: never one that is reduced, for its parts would have to be added.
+
+        Each block fetches all of the operand that its index does not divide: of a near and a far one, the near one.
+        """
         contraction = self.contractions.get(t)
         task = self.links.tasks[t]
         if contraction is None:
             return task.axes
-        return [axis for axis in task.axes if axis in (*contraction.batch, *contraction.rows, *contraction.columns)]
+        own = {contraction.left: contraction.rows, contraction.right: contraction.columns}
+        far = far_operand(contraction, self.sizes)
+        divided = (*contraction.rows, *contraction.columns) if far is None else own[far]
+        return [axis for axis in task.axes if axis in (*contraction.batch, *divided)]
 
     def shared(self, t: int) -> Index | None:
         """The outermost index of a sum, if blocks do better to divide it: their partial results are little beside what
@@ -356,8 +350,12 @@ class Planner:
         size = self.block_size(draft)
         result = self.sizes.points(axis.extent for axis in task.axes)
         extents = {i.symbol: self.sizes.of(i.extent) for i in task.indices} | {index.symbol: size}
+        grows = any(not axis.extent.is_Integer for axis in task.axes)
+        far = far_operand(self.contractions[t], self.sizes) if grows and t in self.contractions else None
         read = 0
         for access in task.reads:
+            if access == far and not any(self.links.tasks[p].out == access.tensor for p in draft.opened):
+                continue  # blocks of a kernel of its own would read that once as well
             points = 1
             for symbol in set().union(*(i.free_symbols for i in access.indices), set()):
                 points *= extents.get(symbol, 1)
@@ -455,9 +453,10 @@ class Planner:
             extent = next(i.extent for i in mine if i.symbol == symbol)
             if extent.is_Integer and beside == 1:
                 rows = min(max(rows, int(extent) // SHARES), FAR_ROWS)
-            rest = (i.extent for group in groups if group is not mine for i in group)
-            if bytes_of(DType.FLOAT) * self.sizes.points(rest) > FAR_BYTES:  # two blocks at least, for two threads
-                rows = min(FAR_ROWS, max(rows, -(-self.sizes.of(extent) * beside // 2)))
+            rest = (i for group in groups if group is not mine for i in group)
+            if far_operand(contraction, self.sizes) is not None or is_far(rest, self.sizes):
+                half = -(-int(extent) * beside // 2) if extent.is_Integer else FAR_ROWS  # for two threads
+                rows = min(FAR_ROWS, max(rows, half))
         return -(-rows // max(1, beside))
 
     def row_bytes(self, t: int, symbol: sp.Symbol) -> int:

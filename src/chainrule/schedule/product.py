@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import sympy as sp
 
 from chainrule.ir.expression import is_slot, slot_number
 from chainrule.ir.formula import Access, DType, Index, Reduce
-from chainrule.schedule.cost import Sizes
+from chainrule.schedule.cost import Sizes, bytes_of
 from chainrule.schedule.task import Task
 
 SMALL = 64
@@ -19,6 +19,9 @@ NARROW = 4096
 """The same for products with fewer columns than a vector has lanes, whose tile is mostly empty."""
 
 LANES = 8
+
+FAR_BYTES = 1 << 20
+"""Of an operand that does not stay in the second-level cache, beside the rest."""
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,14 @@ def is_worth_a_tile(c: Contraction, sizes: Sizes) -> bool:
 
     work = points(c.rows) * points(c.columns) * points(c.inner)
     return work >= (SMALL if points(c.columns) >= LANES else NARROW)
+
+
+def is_far(indices: Iterable[Index], sizes: Sizes) -> bool:
+    """Whether floats at so many places do not stay in the second-level cache."""
+    return bytes_of(DType.FLOAT) * sizes.points(i.extent for i in indices) > FAR_BYTES
+
+
+def far_operand(c: Contraction, sizes: Sizes) -> Access | None:
+    """What a product reads that is far away while its other operand is near, if that is so."""
+    far = [read for read, own in ((c.left, c.rows), (c.right, c.columns)) if is_far((*c.batch, *own, *c.inner), sizes)]
+    return far[0] if len(far) == 1 else None

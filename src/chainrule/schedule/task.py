@@ -244,3 +244,13 @@ def fresh(name: str, taken: Iterable[str]) -> str:
     while found in known:
         found, k = f"{name}{k}", k + 1
     return found
+
+
+def is_in_loop(task: Task, number: int) -> bool:
+    return bool(task.circles) and task.circles[0].number == number
+
+
+def is_like(a: Task, b: Task) -> bool:
+    """Whether the tasks differ in the names of tensors alone."""
+    places = [tuple(read.indices for read in task.reads) for task in (a, b)]
+    return places[0] == places[1] and (a.body, a.indices, a.where) == (b.body, b.indices, b.where)
