@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections import deque
 from dataclasses import replace
 
 import llvmlite.binding as llvm
@@ -16,7 +15,7 @@ from chainrule.codegen.cpu import emit, printed
 from chainrule.codegen.objects import Array, Job, assembly, compile_object, symbol_of
 from chainrule.codegen.product import Shape, choose
 from chainrule.codegen.target import NEEDS, host
-from chainrule.codegen.workers import Worker
+from chainrule.codegen.workers import Waiting, Worker
 from chainrule.errors import ChainruleError
 from chainrule.schedule import schedule
 from chainrule.symbols import symbols
@@ -153,7 +152,11 @@ def test_a_worker_compiles_for_the_target_that_it_is_told():
     jobs = [Job(line.format(n), "k", (Array("float32", (64,)),)) for n in range(4)]
     expected = {symbol_of(job, host("neon")): compile_object(job, host("neon")) for job in jobs}
     found, worker = {}, Worker.start()
-    worker.compile(deque(zip(expected, jobs, strict=True)), host("neon"), found)
+    waiting = Waiting()
+    for symbol, job in zip(expected, jobs, strict=True):
+        waiting.put(symbol, job)
+    waiting.close()
+    worker.compile(waiting, host("neon"), found)
     worker.end()
     assert found == expected
 
