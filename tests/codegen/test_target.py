@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import llvmlite.binding as llvm
@@ -15,7 +16,7 @@ from chainrule.codegen.cpu import emit, printed
 from chainrule.codegen.objects import Array, Job, assembly, compile_object, symbol_of
 from chainrule.codegen.product import Shape, choose
 from chainrule.codegen.target import NEEDS, host
-from chainrule.codegen.workers import Waiting, Worker
+from chainrule.codegen.workers import Crew, Worker
 from chainrule.errors import ChainruleError
 from chainrule.schedule import schedule
 from chainrule.symbols import symbols
@@ -151,14 +152,13 @@ def test_a_worker_compiles_for_the_target_that_it_is_told():
     line = "def k(x, lo, hi):\n    for i in range(lo, hi):\n        x[i] = x[i] * 2.0 + {}.0\n"
     jobs = [Job(line.format(n), "k", (Array("float32", (64,)),)) for n in range(4)]
     expected = {symbol_of(job, host("neon")): compile_object(job, host("neon")) for job in jobs}
-    found, worker = {}, Worker.start()
-    waiting = Waiting()
-    for symbol, job in zip(expected, jobs, strict=True):
-        waiting.put(symbol, job)
-    waiting.close()
-    worker.compile(waiting, host("neon"), found)
-    worker.end()
-    assert found == expected
+    with Crew(host("neon"), [Worker.start()], workers=2) as crew:
+        for symbol, job in zip(expected, jobs, strict=True):
+            crew.give(symbol, job)
+        until = time.monotonic() + 60
+        while crew.found != expected and time.monotonic() < until:  # the caller compiles none of them
+            time.sleep(0.01)
+        assert crew.found == expected
 
 
 def test_the_environment_restricts_a_process(monkeypatch):
