@@ -261,14 +261,10 @@ def _erf(x: Any) -> Any:
     if element_of(x) == "float64":
         return _library("erf", x)
     a = _magnitude(x)
-    near = muladd(x, _polynomial(table.ERF_FLOAT32, x * x), x)
     a = _where(a > 4.0, constant(x, 4.0), a)
-    e = _polynomial([-c for c in table.ERFC_FLOAT32], a)  # log2(1 - erf a)
-    magic = constant(x, 1.5 * 2.0**23 + BIAS["float32"])
-    shifted = e + magic
-    power = _polynomial((1.0, *table.ERFC_POWER_FLOAT32), e - (shifted - magic))
-    far = muladd(-of_bits(bits_of(shifted) << 23), power, constant(x, 1.0))
-    return _where(a < 1.0, near, _with_sign(far, x))
+    # log(1 - erf a); -9/8 is exact, so near 0 but one rounding counts
+    s, r = _reduce_normal(muladd(a, constant(x, -1.125), a * _polynomial(table.ERF_FLOAT32, a)))
+    return _with_sign(muladd(-s, _expm1_reduced(r), constant(x, 1.0) - s), x)
 
 
 def erf(x: Any) -> Any:

@@ -98,12 +98,13 @@ def fits() -> tuple[Fit, ...]:
         s = mp.sqrt(z)
         return (2 * mp.atanh(s) - 2 * s) / (s * z)
 
-    def erf_ratio(z: mp.mpf) -> mp.mpf:  # erf(x) = x + x p(z), z = x²
-        x = mp.sqrt(z)
-        return 2 / mp.sqrt(mp.pi) * (1 - z / 3) - 1 if z < mp.mpf(10) ** -16 else mp.erf(x) / x - 1
+    def erfc_rate(a: mp.mpf) -> mp.mpf:  # 1 - erf(a) = e^(a p(a) - 9/8 a)
+        if a < mp.mpf(10) ** -16:
+            return mp.mpf("1.125") - 2 / mp.sqrt(mp.pi) - 2 * a / mp.pi
+        return mp.log(mp.erfc(a)) / a + mp.mpf("1.125")
 
-    def exp2_tail(r: mp.mpf) -> mp.mpf:  # 2^r = 1 + r q(r)
-        return ln2 + r * ln2**2 / 2 if abs(r) < mp.mpf(10) ** -16 else mp.expm1(r * ln2) / r
+    def erf_weight(a: mp.mpf) -> mp.mpf:
+        return a * mp.erfc(a) / mp.erf(a) if a else mp.sqrt(mp.pi) / 2
 
     def expm1_weight(r: mp.mpf) -> mp.mpf:
         return abs(r**2 / mp.expm1(r)) if r else mp.mpf(10) ** -12
@@ -117,17 +118,7 @@ def fits() -> tuple[Fit, ...]:
         Fit("EXP_FLOAT64", exp_tail, lambda r: max(expm1_weight(r), least), 9, -ln2 / 2, ln2 / 2),
         Fit("LOG_FLOAT32", log_tail, lambda f: max(log_weight(f), least), 7, root2 / 2 - 1, root2 - 1),
         Fit("LOG_FLOAT64", log_series, lambda z: max(z, least), 6, mp.mpf(0), (3 - 2 * root2) ** 2),
-        Fit("ERF_FLOAT32", erf_ratio, lambda z: mp.mpf(1), 6, mp.mpf(0), mp.mpf(1)),
-        # from 1 on, erf(t) = 1 - 2^-p(t); what is 2^-p there is at most erfc(1)
-        Fit("ERFC_FLOAT32", lambda t: -mp.log(mp.erfc(t), 2), lambda t: ln2 * mp.erfc(t), 8, mp.mpf(1), mp.mpf(4)),
-        Fit(
-            "ERFC_POWER_FLOAT32",
-            exp2_tail,
-            lambda r: max(mp.erfc(1) * abs(r) / 2**r, least),
-            4,
-            mp.mpf("-0.5"),
-            mp.mpf("0.5"),
-        ),
+        Fit("ERF_FLOAT32", erfc_rate, erf_weight, 8, mp.mpf(0), mp.mpf(4)),
     )
 
 

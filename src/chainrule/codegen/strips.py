@@ -31,7 +31,7 @@ STRIDED = 1.25
 FOLD = 10
 """Instructions for a reduction across the lanes of a vector."""
 
-FUNCTIONS = {"exp": 16, "expm1": 20, "log": 30, "log1p": 35, "tanh": 22, "sigmoid": 22, "erf": 40}
+FUNCTIONS = {"exp": 16, "expm1": 20, "log": 30, "log1p": 35, "tanh": 22, "sigmoid": 22, "erf": 28}
 """Instructions of the functions that run in vectors."""
 
 CALLED = 60
