@@ -253,6 +253,35 @@ def test_a_packed_left_operand_changes_no_bit(m, n, k, element, packed):
         np.testing.assert_array_equal(run(job, arrays, {"M": m, "N": n, "K": k}, 0, m)["z"], want)
 
 
+@pytest.mark.parametrize("bounds", [(), (Bound("row", "inner", "0"),)])
+@pytest.mark.parametrize("rows", [8, 11])
+def test_a_packed_left_operand_is_added_to_what_is_there(rows, bounds):
+    arrays, _ = operands("TN", rows, 40, 16, "float32")
+    if bounds:
+        arrays["x"] = arrays["x"] * (np.arange(rows) <= np.arange(16)[:, None])
+    way = strips(host().lanes("float32"), None, 16, packed=False)
+    job = matrix_product("TN", (rows, 40, 16), "float32", host(), lambda _: way, accumulate=True, bounds=bounds)
+    want = arrays["z"].astype(float) + arrays["x"].T.astype(float) @ arrays["w"].astype(float)
+    for how in (run, run_plain):
+        close(how(job, arrays, {}, 0, rows)["z"], want)
+
+
+def test_a_short_sum_that_is_added_packs_a_left_operand_that_collides():
+    into, right = Operand("z", "0", "256", "1"), Operand("w", "256 * k", "0", "1", ("256",))
+    far = Operand("x", "1024 * k", "1", "0", ("1024",))
+    for rows, inner, packs in ((1024, 64, True), (1024, 1024, False), (1024, None, False), (8192, 64, False)):
+        way = choose(Shape(rows, 256, inner), "float32", host("native"), far, right, into, accumulate=True)
+        assert way.strip == packs
+        assert way.depth is None or not way.strip
+
+
+def test_an_extent_of_whole_runs_has_no_rest():
+    assert Extent("s", "0", "64 * t + 64", 64).is_whole(32)
+    assert not Extent("s", "0", "64 * t + 63").is_whole(8)
+    assert Extent("s", "8", "24").is_whole(16)
+    assert not Extent("s", "8", "24").is_whole(12)
+
+
 @pytest.mark.parametrize("scale", ["1.0", "0.125"])
 @pytest.mark.parametrize(
     "bound", [Bound("row", "inner", "3"), Bound("inner", "row", "-2"), Bound("row", "column", "1")]

@@ -30,6 +30,10 @@ class Extent:
         digits = self.start.isdigit() and self.stop.isdigit()
         return max(int(self.stop) - int(self.start), 0) if digits else None
 
+    def is_whole(self, size: int) -> bool:
+        """Whether its indices are surely whole runs of `size`."""
+        return (self.even if self.known is None else self.known) % size == 0
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -154,7 +158,7 @@ def wholes(leaf: Leaf, extent: Extent, size: int, name: str) -> tuple[list[str],
     """Where the last whole run of `size` indices ends: lines that compute it, and its source."""
     if extent.known is not None:
         return [], str(int(extent.start) + extent.known // size * size)
-    if extent.even % size == 0:
+    if extent.is_whole(size):
         return [], extent.stop
     end = leaf.name(name)
     return [f"{end} = {plus(extent.start, f'max({minus(extent.stop, extent.start)}, 0) // {size} * {size}')}"], end

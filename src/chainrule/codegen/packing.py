@@ -89,7 +89,8 @@ def pack_left(leaf: Leaf) -> Iterator[str]:
     tall, row = leaf.way.rows, leaf.name("row")
     (extent,) = leaf.inner
     into = plus(strip_place(leaf, row), times(minus(extent.name, extent.start), str(tall)))
-    part = f"load_part({leaf.left.view}, {place(leaf.left, row, '0')}, {tall}, {minus(leaf.rows.stop, row)})"
+    count = str(tall) if leaf.rows.is_whole(tall) else minus(leaf.rows.stop, row)
+    part = f"load_part({leaf.left.view}, {place(leaf.left, row, '0')}, {tall}, {count})"
     yield from inner_loops(leaf, [
         f"for {row} in range({leaf.rows.start}, {leaf.rows.stop}, {tall}):",
         f"    store({leaf.strip}, {into}, {part})",

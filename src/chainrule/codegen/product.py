@@ -78,12 +78,13 @@ def choose(
     step = "".join(left.inner) if left.row == "1" and len(left.inner) == 1 else ""
     far = step.isdigit() and int(step) * size >= COLLISION and k >= DEEP // 2 and n >= MANY * width
     strip = far or (k >= 64 and n > width and _collides(step, size))
-    if strip and (not accumulate or (shape.inner is not None and k <= DEEP // 2)):
-        rows, vectors = _tile_shape(shape, n, lanes, target, packed=True)
-        width = lanes * vectors
+    if strip:
+        tall, wide = _tile_shape(shape, n, lanes, target, packed=True)
         room = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
-        depth = _depth(shape.inner, min(room // (width * size), STRIP // (m * size)))
-        return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth, strip)
+        depth = _depth(shape.inner, min(room // (lanes * wide * size), STRIP // (m * size)))
+        if depth is None or not accumulate:  # what is added is no sum that waits for its next part
+            panel = (depth or shape.inner, lanes * wide) if pack else None
+            return Way("tile", tall, wide, lanes, panel, depth, strip)
     cut = pack and single and not accumulate and (shape.inner is None or k * width * size > NEAR)
     depth = _depth(shape.inner, NEAR // (width * size)) if cut and m >= 2 * rows and n > width else None
     return Way("tile", rows, vectors, lanes, (depth or shape.inner, width) if pack else None, depth)
@@ -222,7 +223,7 @@ def _panels(leaf: Leaf, epilogue: bool) -> Iterator[str]:
         whole = [f"{leaf.name('end')} = {column} + {width}", EPILOGUE] if epilogue else []
         yield f"for {column} in range({columns.start}, {end}, {width}):"
         yield from indent([*_parts(leaf, column, str(width), leaf.way.vectors), *whole])
-    if known % width if known is not None else columns.even % width:
+    if not columns.is_whole(width):
         rest = str(known % width) if known is not None else f"{columns.stop} - {column}"
         vectors = -(-(known % width) // leaf.way.lanes) if known is not None else leaf.way.vectors
         yield f"for {column} in range({end}, {columns.stop}, {width}):"
@@ -266,7 +267,7 @@ def _panel(leaf: Leaf, column: str, count: str, vectors: int) -> Iterator[str]:
     if rows.known is None or rows.known >= tall:
         yield f"for {row} in range({rows.start}, {end}, {tall}):"
         yield from indent(_tile(leaf, row, column, tall, vectors, count, str(tall)))
-    if rows.known % tall if rows.known is not None else rows.even % tall:
+    if not rows.is_whole(tall):
         height = tall if rows.known is None else rows.known % tall
         count_rows = minus(rows.stop, row) if rows.known is None else str(rows.known % tall)
         yield f"for {row} in range({end}, {rows.stop}, {tall}):"
