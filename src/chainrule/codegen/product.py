@@ -77,7 +77,7 @@ def choose(
     pack = right.column != "1" or collides
     step = "".join(left.inner) if left.row == "1" and len(left.inner) == 1 else ""
     far = step.isdigit() and int(step) * size >= COLLISION and k >= DEEP // 2 and n >= MANY * width
-    strip = far or (k >= 64 and n > width and _collides(step, size))
+    strip = far or (k >= 64 and n >= width and _collides(step, size))
     if strip:
         tall, wide = _tile_shape(shape, n, lanes, target, packed=True)
         room = NEAR if pack else NEAR * 3 // 4  # rows that are not packed do not use all of the cache
