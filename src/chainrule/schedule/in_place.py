@@ -8,35 +8,86 @@ both are indexed by touch slices of their own, and in one turn what reads the ol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from chainrule.ir.formula import Access
-from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, accesses, leaves, mapped
+from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Program, Statement, accesses, leaves, mapped
 from chainrule.ir.validate_program import own_axes
+from chainrule.schedule.cost import Sizes, bytes_of
 
 
-def in_place(program: Program) -> Program:
-    """`program` with fewer buffers in the arena; what it computes is the same to the bit."""
+@dataclass(frozen=True)
+class Lives:
+    """Of the arena's buffers, by name: what they are, the first and the last kernel that touches each, its bytes."""
+
+    arena: Mapping[str, Buffer]
+    first: Mapping[str, int]
+    last: Mapping[str, int]
+    bytes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, program: Program, sizes: Sizes) -> Lives:
+        arena = {b.name: b for b in program.buffers if b.space == "arena"}
+        touched = [(name, k) for k, kernel in enumerate(program.kernels) for name in names_of(kernel.body)]
+        count = {name: bytes_of(b.dtype) * sizes.points(b.shape) for name, b in arena.items()}
+        return cls(arena, dict(reversed(touched)), dict(touched), count)
+
+    def counts(self, kernels: int) -> list[int]:
+        """The bytes that are kept during each kernel."""
+        changes = [0] * (kernels + 1)
+        for name, count in self.bytes.items():
+            changes[self.first[name]] += count
+            changes[self.last[name] + 1] -= count
+        return list(accumulate(changes[:-1]))
+
+    def pairs(self, k: int, kernel: Kernel, results: Set[str]) -> Iterator[tuple[str, str]]:
+        """What the k-th kernel is the first to write, and what may lie there until then, for it is the last to read it.
+
+        results: of the program, which stay where they are.
+        """
+        names = [name for name in names_of(kernel.body) if name in self.arena and name not in results]
+        old = [name for name in names if self.first[name] < k == self.last[name]]
+        for new in (name for name in names if self.first[name] == k):
+            fits = (name for name in old if self._kind(name) == self._kind(new) and may_overwrite(kernel, name, new))
+            found = next(fits, None)
+            if found is not None:
+                old.remove(found)
+                yield new, found
+
+    def _kind(self, name: str) -> tuple[object, ...]:
+        return self.arena[name].shape, self.arena[name].dtype
+
+
+def in_place(program: Program, sizes: Sizes, little: int = 0) -> Program:
+    """`program` with less kept between its kernels, and the same to the bit; up to `little` bytes are no matter.
+
+    sizes: of all its dims. Overwritten is what makes the most that is kept less, kernel by kernel, and no more: equal
+    kernels would else come to differ.
+    """
     results = {of for _, of in program.outputs}
-    arena = {b.name: b for b in program.buffers if b.space == "arena" and b.name not in results}
-    touched = [tuple(name for name in names_of(kernel.body) if name in arena) for kernel in program.kernels]
-    last = {name: k for k, names in enumerate(touched) for name in names}
+    lives = Lives.of(program, sizes)
+    counts = lives.counts(len(program.kernels))
     holder: dict[str, str] = {}
-    seen: set[str] = set()
-    for k, (kernel, names) in enumerate(zip(program.kernels, touched, strict=True)):
-        ending = [name for name in names if name in seen and last[name] == k]
-        for new in (name for name in names if name not in seen):
-            like = (arena[new].shape, arena[new].dtype)
-            fits = (old for old in ending if (arena[old].shape, arena[old].dtype) == like)
-            old = next((old for old in fits if may_overwrite(kernel, old, new)), None)
-            if old is not None:
-                ending.remove(old)
-                holder[new] = holder.get(old, old)
-        seen.update(names)
+    while max(counts, default=0) > little:
+        k = counts.index(max(counts))
+        pairs = dict(lives.pairs(k, program.kernels[k], results))
+        if not pairs or pairs.keys() <= holder.keys():
+            break
+        holder |= pairs
+        counts[k] -= sum(lives.bytes[new] for new in pairs)
+    return overwriting(program, holder)
+
+
+def overwriting(program: Program, holder: Mapping[str, str]) -> Program:
+    """`program` with each buffer that has a holder in its place."""
 
     def held(access: Access) -> Access:
-        return replace(access, tensor=holder.get(access.tensor, access.tensor))
+        name = access.tensor
+        while name in holder:
+            name = holder[name]
+        return replace(access, tensor=name)
 
     return replace(
         program,

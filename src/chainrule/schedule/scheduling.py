@@ -81,9 +81,10 @@ def schedule(
         ),
         bounds=tuple((t.name, t.bound) for t in graph.inputs if t.bound is not None),
     )
-    program = end_early(program)
-    little = LITTLE if memory is None else 0
-    return in_place(program) if Liveness(planner, outputs_of(work)).most > little else program
+    for dim in counts:
+        typical.define(dim)
+    little = LITTLE if memory is None else int(memory * bytes_of(DType.FLOAT) / item)
+    return in_place(end_early(program), typical, little)
 
 
 def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) -> Planned:
