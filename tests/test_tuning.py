@@ -176,3 +176,34 @@ def test_what_is_tuned_is_kept_shown_and_recorded(folder, tmp_path, monkeypatch,
     plain = cr.load("net.graph").compile("sgd")
     losses = [float(plain(x=np.ones((4, 32), np.float32), label=np.arange(4))) for _ in range(3)]
     np.testing.assert_allclose(tuned_losses, losses, rtol=1e-5)
+
+
+IMAGES = Source(
+    """model images():
+    dim batch
+    input x[batch, 8, 12, 12]
+    input y[batch, 16, 12, 12]
+    loss = mean((conv2d(x, 16, kernel = 3, pad = 1, bias = false) - y)^2)
+""",
+    "images.graph",
+    "images",
+)
+
+
+def test_a_convolution_is_computed_as_was_measured(folder):
+    trials = build.trials(IMAGES, TRAIN)
+    ways = {c.key: c for c in trials.convolutions()}
+    assert {key.split()[1] for key in ways} == {"convolution", "gradient"}
+    inputs = {"x": np.ones((2, 8, 12, 12), np.float32), "y": np.zeros((2, 16, 12, 12), np.float32)}
+    losses = []
+    for way in (Choice("sums"), Choice("winograd", 2), Choice("winograd", 4)):
+        table = dict.fromkeys(ways, way)
+        assert dict(trials.program(table).convolutions) == table
+        build.keep_choices(table)
+        assert build.executable(IMAGES, TRAIN).executable.tuned == table
+        step = Model(IMAGES).compile("sgd", rate=0.1, seed=0)
+        losses.append([float(step(**inputs)) for _ in range(3)])
+    np.testing.assert_allclose(losses[1:], [losses[0], losses[0]], rtol=1e-4)
+    bench = Bench(IMAGES, TRAIN, inputs, threads=1)
+    (verdict, *_) = tuned(bench.trials.convolutions(build.choices()), build.choices(), bench.measure)
+    assert verdict.before == Choice("winograd", 4) and min(verdict.before_ns, verdict.after_ns) > 0

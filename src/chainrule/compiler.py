@@ -211,8 +211,11 @@ def changes(rule: str, before: Graph, after: Graph) -> list[Step]:
     return [Step(rule, formula(old.get(name)), formula(new.get(name))) for name in names]
 
 
-def program(compiled: Compiled, options: Options) -> Program:
-    """The kernels of a derived graph. Raises ChainruleError for sizes of no dim, and a budget that cannot be kept."""
+def program(compiled: Compiled, options: Options, choices: Choices = COST_MODEL) -> Program:
+    """The kernels of a derived graph. Raises ChainruleError for sizes of no dim, and a budget that cannot be kept.
+
+    choices: of convolutions, as they were measured.
+    """
     graph, sizes = compiled.graph, dict(options.sizes)
     free = {dim.name: dim for dim in graph.dims if dim.definition is None}
     for name, size in sizes.items():
@@ -222,7 +225,10 @@ def program(compiled: Compiled, options: Options) -> Program:
         if size < free[name].minimum or size > (free[name].maximum or size):
             raise ChainruleError(f"{name} cannot be {size}\n  Way out: a size that its declaration allows")
     training, item = options.mode == "train", 8 if options.dtype == "float64" else 4
-    return schedule(graph, training=training, sizes=sizes, accurate=options.accurate, memory=options.memory, item=item)
+    accurate, memory = options.accurate, options.memory
+    return schedule(
+        graph, training=training, sizes=sizes, accurate=accurate, memory=memory, item=item, choices=choices
+    )  # fmt: skip
 
 
 def compile_source(
@@ -230,13 +236,13 @@ def compile_source(
 ) -> tuple[Executable, dict[str, bytes]]:
     """The executable of `source`, and its object files by the SHA-256 of their bytes; kernels that are kept serve.
 
-    choices: of products, as they were measured.
+    choices: of products and convolutions, as they were measured.
     """
     with _uncollected():
         compiled = derive(source, options)
     with codegen.ready(len(compiled.graph.nodes)) as started:
         with _uncollected():
-            scheduled = program(compiled, options)
+            scheduled = program(compiled, options, choices)
         with _seldom_collected():
             return emitted(compiled, scheduled, options, kept, choices, started)
 

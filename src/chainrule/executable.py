@@ -169,7 +169,7 @@ class Executable(msgspec.Struct, frozen=True):
     unread: tuple[str, ...] = ()  # inputs of the model that this program does not need
     memory: int | None = None  # bytes that may be kept between launches; None: as many as there are
     summary: dict[str, int | str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
-    products: tuple[str, ...] = ()  # the names of its products' cases: what a table of choices may decide
+    products: tuple[str, ...] = ()  # names of its products and convolutions: what a table of choices may decide
     tuned: dict[str, Choice] = {}  # those that were measured, and not chosen by the cost model
 
 

@@ -43,7 +43,7 @@ def values(graph, point):
 def agree(text, *wrt):
     """Whether `lay_out` keeps the values of a model; the graph that it gives."""
     graph = graph_of(text, *wrt)
-    laid = lay_out(graph, Sizes(graph))
+    laid, _ = lay_out(graph, Sizes(graph))
     validate(laid)
     at = point(graph, "loss", seed=1)
     before, after = values(graph, at), values(laid, at)
@@ -186,7 +186,7 @@ def test_inner_tensors_have_channels_last_and_outputs_stay_as_written():
     loss = mean(y * y)
 """
     graph = derive(Source(text, "m.graph"), Options("predict", outputs=("y", "loss"))).graph
-    laid = lay_out(graph, Sizes(graph))
+    laid, _ = lay_out(graph, Sizes(graph))
     assert [str(e) for e in laid.tensors["h"].shape] == ["batch", "6", "6", "16"]
     assert [str(e) for e in laid.tensors["y"].shape] == ["batch", "16", "6", "6"]
     at = point(graph, "loss", seed=2)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule import build
+from chainrule.choices import Choice
 from chainrule.cli import output
 from chainrule.cli.asked import source
 from chainrule.cli.bench import Asked, drawn, step_of
@@ -19,8 +20,10 @@ def tune_model(asked: Asked, json: bool) -> None:
     start = build.choices()
     bench = Bench(read, step.options, drawn(step.runner.executable, sizes), asked.threads)
     with output.counting(json) as watch:
-        verdicts = tuned(bench.trials.products(start), start, bench.measure, watch)
-    changed = {verdict.product: verdict.after for verdict in verdicts if verdict.after != verdict.before}
+        verdicts = tuned(bench.trials.convolutions(start), start, bench.measure, watch)
+        now = {**start, **changes(verdicts)}  # a convolution by other means has other products
+        verdicts += tuned(bench.trials.products(now), now, bench.measure, watch)
+    changed = changes(verdicts)
     before, after = bench.steps([start, {**start, **changed}]) if changed else [0.0, 0.0]
     kept = bool(changed) and after < before * (1 + LEAST)  # each may help on one core, and all together not
     if kept:
@@ -33,6 +36,11 @@ def tune_model(asked: Asked, json: bool) -> None:
         output.json_line({**whole, "products": [row(verdict) for verdict in verdicts]})
     else:
         show(whole, verdicts)
+
+
+def changes(verdicts: Sequence[Verdict]) -> dict[str, Choice]:
+    """The choices that are others than before."""
+    return {verdict.product: verdict.after for verdict in verdicts if verdict.after != verdict.before}
 
 
 def row(verdict: Verdict) -> dict[str, Any]:

@@ -71,11 +71,11 @@ def choice_of(way: Way) -> Choice:
 
 def made(case: Case, choice: Choice, target: Target) -> Way | None:
     """`choice` for this case; None where that would be wrong."""
-    if choice.method != "tile":
+    if choice.method == "direct" or choice.method == "blas":
         plain = is_matrix(case.left, case.left.row) and is_matrix(case.right, case.right.column)
         right = case.loops and (choice.method == "direct" or (plain and case.into.column == "1"))
         return Way(choice.method) if right else None
-    wrong = case.into.column != "1" or (case.right.column != "1" and not choice.packed)  # vectors are of neighbours
+    wrong = choice.method != "tile" or case.into.column != "1" or (case.right.column != "1" and not choice.packed)
     plain = len(case.left.inner) == len(case.right.inner) == 1 and not case.accumulate
     cut = plain and (choice.packed or choice.strip)
     side = plain and case.left.row == "1" and choice.rows in (1, 2, 4, 8, 16)  # a load takes a power of two

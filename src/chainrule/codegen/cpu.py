@@ -94,6 +94,7 @@ def emit(
     compiled = [known.get(symbol) or made[symbol] for symbol in jobs]
     kernels = tuple(_kernel(c) for c in compiled)
     products = {case.key: choice for source in written for case, choice in source.products}
+    products |= dict(program.convolutions)
     tuned = {key: choice for key, choice in products.items() if choices.get(key) == choice}
     executable = structs.replace(executable, kernels=kernels, products=tuple(sorted(products)), tuned=tuned)
     objects = {k.object: c.code for k, c in zip(kernels, compiled, strict=True)}

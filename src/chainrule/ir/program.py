@@ -12,6 +12,7 @@ from typing import Literal, assert_never
 
 import sympy as sp
 
+from chainrule.choices import Choice
 from chainrule.ir.formula import Access, DType, Origin, Reduce
 from chainrule.ir.graph import Dim, Init
 
@@ -150,6 +151,7 @@ class Program:
     inits: tuple[tuple[str, Init], ...]  # of the params
     values: tuple[tuple[str, float], ...]  # of states and scalars: at start, by default
     bounds: tuple[tuple[str, sp.Expr], ...] = ()  # of int inputs: 0 <= value < bound
+    convolutions: tuple[tuple[str, Choice], ...] = ()  # what was chosen for each that fewer multiplications can compute
 
 
 def greatest(e: sp.Expr, around: Mapping[sp.Symbol, Range]) -> sp.Expr:

@@ -94,7 +94,8 @@ def _timed(entry: Words, launch: Launch, plan: Plan, scratch: int, repeat: int) 
 
 
 def stopwatch(runner: Runner, inputs: Mapping[str, Any]) -> Callable[[Sequence[int]], float]:
-    """What takes the time of some of a step's launches, on one core, bound as they are for `inputs`: nanoseconds."""
+    """What takes the time of some of a step's launches (none: of all), on one core, bound as they are for `inputs`:
+    nanoseconds."""
     inputs = {name: as_array(name, value) for name, value in inputs.items()}
     runner.run(inputs)
     binding = runner.last
@@ -106,7 +107,7 @@ def stopwatch(runner: Runner, inputs: Mapping[str, Any]) -> Callable[[Sequence[i
         at, _ = address(scratch), (runner, binding, inputs)  # what is bound lives as long as this function
         return sum(
             nanoseconds(partial(kernel, table, at, 0, extent), 1)[0]
-            for kernel, table, extent in (launches[k] for k in of)
+            for kernel, table, extent in ([launches[k] for k in of] or launches)
         )
 
     return once

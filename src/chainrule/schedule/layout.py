@@ -11,28 +11,31 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.choices import COST_MODEL, Choice, Choices
 from chainrule.ir.expression import slot
 from chainrule.ir.formula import Access, Formula
 from chainrule.ir.graph import Graph, Node, Tensor
 from chainrule.schedule.cost import Sizes
 from chainrule.schedule.task import fresh
 from chainrule.schedule.windows import WIDE, Laid, nameless, windowed
-from chainrule.schedule.winograd import tiled
+from chainrule.schedule.winograd import by_cost, convolution_of, tiled
 
 Places = tuple[sp.Expr, ...]
 
 
-def lay_out(graph: Graph, sizes: Sizes, *, accurate: bool = False) -> Graph:
-    """`graph` with convolutions as products over gathered operands, and its inner tensors in orders that suit them.
+def lay_out(
+    graph: Graph, sizes: Sizes, *, accurate: bool = False, item: int = 4, choices: Choices = COST_MODEL
+) -> tuple[Graph, dict[str, Choice]]:
+    """`graph` with convolutions as products over gathered operands, and its inner tensors in orders that suit them;
+    and what was chosen for convolutions that fewer multiplications can compute.
 
-    accurate: no convolution by fewer multiplications, which round more.
+    accurate: none is computed so, for that rounds more. item: bytes of a float. choices: as they were measured.
     """
+    chosen: dict[str, Choice] = {}
     fixed = {*graph.roots, *(name for node in graph.nodes if not isinstance(node, Formula) for name in node.tensors)}
     tensors = dict(graph.tensors)
     moved: dict[str, Places] = {}
-    plain: set[tuple[object, ...]] = (
-        set()
-    )  # laws with the kinds of tensors that they read, of which nothing is to be laid out
+    plain = set[tuple[object, ...]]()  # laws with the kinds of tensors that they read, where nothing is laid out
     gathered: dict[Formula, str] = {}
     nodes: list[Node] = []
     constants: list[Node] = []  # they come first, for all kernels may read them
@@ -50,8 +53,12 @@ def lay_out(graph: Graph, sizes: Sizes, *, accurate: bool = False) -> Graph:
                 continue
         laid = None
         if not graph.is_recurrent(f.out):
-            tiles = None if accurate else tiled(f, tensors, sizes)
-            laid = windowed(f, tensors, sizes, follows, gathered) if tiles is None else tiles.laid(tensors, gathered)
+            c = None if accurate else convolution_of(f, tensors)
+            if c is not None:
+                key = c.key(sizes, item)
+                chosen[key] = way = choices.get(key) or by_cost(c, sizes)
+                laid = tiled(c, way.rows).laid(tensors, gathered) if way.method == "winograd" else None
+            laid = laid or windowed(f, tensors, sizes, follows, gathered)
             laid = laid or (_like(f, moved) if f.out not in fixed else None)
         if laid is None:
             nodes.append(f)
@@ -67,7 +74,7 @@ def lay_out(graph: Graph, sizes: Sizes, *, accurate: bool = False) -> Graph:
         gathered |= {nameless(made): made.out for made in laid.made[:-1]}
         tensors |= {made.out: Tensor(made.out, made.shape, made.dtype, made.bound) for made in laid.made}
     changed = moved or len(nodes) > len(graph.nodes)
-    return replace(graph, nodes=(*constants, *nodes)) if changed else graph
+    return replace(graph, nodes=(*constants, *nodes)) if changed else graph, chosen
 
 
 def _followed(read: Access, moved: Mapping[str, Places]) -> Access:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.choices import COST_MODEL, Choices
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.formula import DType
@@ -52,15 +53,16 @@ def schedule(
     accurate: bool = False,
     memory: int | None = None,
     item: int = 4,
+    choices: Choices = COST_MODEL,
 ) -> Program:
     """The kernels that compute `graph`'s outputs and updates, in order, and the buffers between them.
 
     sizes: of dims, what to schedule for; the program is right for every other size as well. accurate: nothing is
     computed in a way that rounds more than the formulas do. memory: bytes that may be kept between kernels at these
-    sizes, with floats of `item` bytes; raises ChainruleError if they cannot suffice.
+    sizes, with floats of `item` bytes; raises ChainruleError if they cannot suffice. choices: of convolutions.
     """
     typical = Sizes(graph, sizes)
-    graph = lay_out(graph, typical, accurate=accurate)
+    graph, chosen = lay_out(graph, typical, accurate=accurate, item=item, choices=choices)
     work = work_of(graph, typical)
     work, planner = planned(work, typical, memory, item)
     plan = planner.finished()
@@ -80,6 +82,7 @@ def schedule(
             *((s.name, s.default) for s in graph.scalars),
         ),
         bounds=tuple((t.name, t.bound) for t in graph.inputs if t.bound is not None),
+        convolutions=tuple(chosen.items()),
     )
     for dim in counts:
         typical.define(dim)

@@ -24,6 +24,7 @@ from functools import lru_cache
 
 import sympy as sp
 
+from chainrule.choices import Choice
 from chainrule.ir.affine import Facts, affine
 from chainrule.ir.expression import Select, index_symbol, product, quotient, remainder, slot
 from chainrule.ir.formula import Access, Formula, Index
@@ -42,6 +43,8 @@ SHORT = 3
 
 CHANNELS = 8
 """What vectors of both operands should at least run along."""
+
+SUMS = Choice("sums")
 
 GAIN = 0.5
 """Of the plain product's time: more formulas take longer to compile, and should be clearly faster."""
@@ -113,6 +116,14 @@ class Convolution:
     scale: sp.Expr
     spread: bool
 
+    def key(self, sizes: Sizes, item: int) -> str:
+        """Its name in a table of choices: ``float32 convolution 3x3 of 32x28x28, 64 to 64`` (or ``gradient``)."""
+        short, long = zip(*((w.b, w.a) if self.spread else (w.a, w.b) for w in self.windows), strict=True)
+        many = sizes.points(i.extent for i in self.around)
+        words = "x".join(str(i.extent) for i in short), "x".join(str(n) for n in (many, *(i.extent for i in long)))
+        kind = "convolution" if self.spread else "gradient"
+        return f"float{8 * item} {kind} {words[0]} of {words[1]}, {self.channel.extent} to {self.column.extent}"
+
 
 def convolution_of(f: Formula, tensors: Mapping[str, Tensor]) -> Convolution | None:
     """`f` as what can be tiled; None where it is not a sum of that form."""
@@ -167,15 +178,16 @@ def _windows(image: Access, filter_: Access, f: Formula) -> tuple[Window, Window
     return found[0], found[1]
 
 
-def tiled(f: Formula, tensors: Mapping[str, Tensor], sizes: Sizes) -> Tiles | None:
-    """`f` in the tiles that take the least time, if that is clearly less than the plain product's."""
-    c = convolution_of(f, tensors)
-    if c is None:
-        return None
-    choices = [Tiles(c, (Side(c.windows[0], m, c.spread), Side(c.windows[1], m, c.spread))) for m in TILES]
-    best = min(choices, key=lambda tiles: tiles.cost(sizes))
-    plain = float(PRODUCT_NS) * sizes.points(i.extent for i in f.indices)
-    return best if best.cost(sizes) < GAIN * plain else None
+def by_cost(c: Convolution, sizes: Sizes) -> Choice:
+    """Tiles that take the least time, if that is clearly less than the plain product's."""
+    m = min(TILES, key=lambda m: tiled(c, m).cost(sizes))
+    plain = float(PRODUCT_NS) * sizes.points(i.extent for i in c.f.indices)
+    return Choice("winograd", m) if tiled(c, m).cost(sizes) < GAIN * plain else SUMS
+
+
+def tiled(c: Convolution, m: int) -> Tiles:
+    """`c` in tiles of m × m places."""
+    return Tiles(c, (Side(c.windows[0], m, c.spread), Side(c.windows[1], m, c.spread)))
 
 
 @dataclass(frozen=True)
