@@ -120,7 +120,8 @@ def _tile_shape(shape: Shape, columns: int, lanes: int, target: Target, *, packe
     each of these at 8 × 2, 1.4 at 6 × 4, which is what counts where another thread shares the core's front end. A
     vector, which the second cache may have to give, counts twice. A tile with fewer sums than the pipelines hold waits
     for its own: with AVX2 6 rows of 2 vectors reach 95 % of the peak, 4 rows 82 %. What is left over counts twice as
-    well, for it is a loop of its own; where rows are known at run time only, it computes as many as the others.
+    well, for it is a loop of its own; where rows are known at run time only, it computes as many as the others. What is
+    left over of the columns is all of these loops once more, to compile and to fetch: a tenth.
 
     packed: rows are loaded as a vector.
     """
@@ -135,7 +136,8 @@ def _tile_shape(shape: Shape, columns: int, lanes: int, target: Target, *, packe
         low = rows if rest and shape.rows is None else rest
         panels, left = divmod(columns, lanes * vectors)
         widths = ((panels, vectors), (1, -(-left // lanes)))
-        return sum(each * (count * tile(rows, wide) + 2 * tile(low, wide)) for each, wide in widths)
+        total = sum(each * (count * tile(rows, wide) + 2 * tile(low, wide)) for each, wide in widths)
+        return total * (11 if panels and left else 10)
 
     widest = target.widest if shape.columns is not None else min(target.widest, 2)  # a power of two leaves less
     shapes = [
