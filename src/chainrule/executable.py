@@ -8,6 +8,7 @@ Values of the run side are msgspec's Structs: to define one takes 15 µs, a froz
 
 The ABI of every kernel is ``void kernel(int64 *table, int8 *scratch, int64 lo, int64 hi)``: the table holds the
 addresses of the launch's buffers, then its sizes, as int64 each; [lo, hi) is the part of the launch's range to do.
+On a GPU a kernel's parameters are the same words (addresses, then sizes), then the address of the scratch region.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ Polynomial = tuple[Term, ...]
 
 Element = Literal["float32", "float64", "int64", "bool"]
 Space = Literal["input", "param", "state", "scalar", "clock", "constant", "arena"]
+Precision = Literal["float32", "tf32", "bf16"]
 
-FORMAT = 2
+FORMAT = 3
+ONE: Polynomial = ((1, ()),)
+THREADS = 1024  # of a CTA, at most, on every GPU
 
 
 class Dim(msgspec.Struct, frozen=True):
@@ -42,7 +46,7 @@ class Dim(msgspec.Struct, frozen=True):
     minimum: int = 0
     maximum: int | None = None
     numerator: Polynomial | None = None  # None: a free dim
-    denominator: Polynomial = ((1, ()),)
+    denominator: Polynomial = ONE
 
 
 class Buffer(msgspec.Struct, frozen=True):
@@ -118,12 +122,50 @@ class Output(msgspec.Struct, frozen=True):
 class Kernel(msgspec.Struct, frozen=True):
     """One compiled function: `symbol` in the object file named `object` (its SHA-256, hex).
 
-    externals: the undefined symbols that the object may have, each bound at loading from a fixed list.
+    externals: the undefined symbols that the object may have, each bound at loading from a fixed list. ptx: of a GPU's
+    kernel, whose object is a cubin, the SHA-256 of its PTX: what other architectures compile, and people read.
     """
 
     symbol: str
     object: str
     externals: tuple[str, ...] = ()
+    ptx: str = ""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return (self.object, self.ptx) if self.ptx else (self.object,)
+
+
+class Matrix(msgspec.Struct, frozen=True):
+    """Matrices in a launch's buffer (by position): element (i, j) of the b-th is the one at offset + i*down + j*across
+    + b*batch; one of down and across is 1.
+    """
+
+    buffer: int
+    offset: Polynomial
+    down: Polynomial
+    across: Polynomial
+    batch: Polynomial = ()
+
+
+class Multiply(msgspec.Struct, frozen=True):
+    """``target[i, j] (+)= scale * sum[k] left[i, k] * right[k, j]`` for i < rows, j < columns, k < inner, in each of
+    `batch` matrices: what a launch computes, where that is all, so that a library may do it instead.
+
+    accumulate: add to the target. precision: what the products may be rounded to; sums are of the program's float.
+    """
+
+    rows: Polynomial
+    columns: Polynomial
+    inner: Polynomial
+    left: Matrix
+    right: Matrix
+    target: Matrix
+    batch: Polynomial = ONE
+    scale: float = 1.0
+    accumulate: bool = False
+    precision: Precision = "float32"
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -133,6 +175,9 @@ class Launch(msgspec.Struct, frozen=True):
     scratch: bytes of private memory that each thread needs. cost: nanoseconds, roughly, of the whole range on one
     core; the run side splits a range only where that pays.
     reads, writes: which of `buffers` (by position here), for liveness and barriers. flops: of the whole range.
+
+    On a GPU `extent` is the number of CTAs, each of `threads` threads, and scratch is of each CTA, all of them in one
+    region. multiply: what a library may be called for instead.
     """
 
     kernel: int
@@ -145,6 +190,8 @@ class Launch(msgspec.Struct, frozen=True):
     reads: tuple[int, ...]
     writes: tuple[int, ...]
     flops: Polynomial = ()
+    threads: int = 0
+    multiply: Multiply | None = None
 
 
 class Executable(msgspec.Struct, frozen=True):
@@ -152,7 +199,7 @@ class Executable(msgspec.Struct, frozen=True):
 
     name: str
     format: int
-    target: str  # CPU name and features that the objects were made for
+    target: str  # what the objects were made for: a CPU's name and features, or "cuda sm_90"
     element: Literal["float32", "float64"]  # the program's float
     training: bool
     dims: tuple[Dim, ...]
@@ -171,6 +218,10 @@ class Executable(msgspec.Struct, frozen=True):
     summary: dict[str, int | str] = {}  # figures for people: formulas, parameters, FLOPs and bytes as polynomials
     products: tuple[str, ...] = ()  # names of its products and convolutions: what a table of choices may decide
     tuned: dict[str, Choice] = {}  # those that were measured, and not chosen by the cost model
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.target.startswith("cuda ")
 
 
 def evaluate(polynomial: Polynomial, sizes: Mapping[str, int]) -> int:
@@ -212,8 +263,32 @@ def faults(executable: Executable) -> list[str]:
         if not {*launch.reads, *launch.writes} <= set(range(len(launch.buffers))):
             found.append(f"launch {launch.name} reads or writes what it does not hold")
         polynomials += [*launch.sizes, launch.extent, launch.scratch, launch.cost]
+        if launch.multiply is not None:
+            found += [f"launch {launch.name} {wrong}" for wrong in _multiply_faults(launch, launch.multiply)]
+            polynomials += _multiply_polynomials(launch.multiply)
+        if executable.on_gpu and launch.threads not in range(1, THREADS + 1):
+            found.append(f"launch {launch.name} has {launch.threads} threads a CTA, not 1 to {THREADS}")
+    if executable.on_gpu:
+        found += [f"kernel {kernel.symbol} has no PTX" for kernel in executable.kernels if not kernel.ptx]
     used = {name for polynomial in polynomials for _, names in polynomial for name in names}
     return found + [f"no dim is named {name!r}" for name in sorted(used - known)]
+
+
+def _multiply_faults(launch: Launch, multiply: Multiply) -> list[str]:
+    found, held = [], range(len(launch.buffers))
+    for name, matrix in (("left", multiply.left), ("right", multiply.right), ("target", multiply.target)):
+        if matrix.buffer not in held:
+            found.append(f"multiplies a {name} that it does not hold")
+        if ONE not in (matrix.down, matrix.across):
+            found.append(f"multiplies a {name} with gaps along both axes")
+    return found
+
+
+def _multiply_polynomials(multiply: Multiply) -> list[Polynomial]:
+    found = [multiply.rows, multiply.columns, multiply.inner, multiply.batch]
+    for matrix in (multiply.left, multiply.right, multiply.target):
+        found += [matrix.offset, matrix.down, matrix.across, matrix.batch]
+    return found
 
 
 def encode(executable: Executable) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from chainrule.executable import Precision
 from chainrule.source import Argument
 
 
@@ -17,7 +18,9 @@ class Options:
     convolution by fewer multiplications, which loses some.
     checkpoints: keep a recurrence's state every so many steps, and compute those between again; 0: the root of how many
     there are; None: keep all of them. memory: bytes that may be kept between kernels (None: what is fastest), with dims
-    of these `sizes`, for which the kernels are scheduled.
+    of these `sizes`, for which the kernels are scheduled. target: "cpu", or "cuda:" and an architecture, as in
+    "cuda:sm_90". precision: what the products of a GPU may be rounded to: float32, or tf32 or bf16 with sums and
+    parameters in float32.
     """
 
     mode: Literal["train", "gradient", "predict"]
@@ -31,6 +34,13 @@ class Options:
     checkpoints: int | None = None
     memory: int | None = None
     sizes: tuple[tuple[str, int], ...] = ()
+    target: str = "cpu"
+    precision: Precision = "float32"
+
+    @property
+    def arch(self) -> str | None:
+        """Of the GPU; None: the program is the CPU's."""
+        return self.target.removeprefix("cuda:") if self.target != "cpu" else None
 
     @property
     def training(self) -> bool:
