@@ -1,0 +1,1 @@
+"""Programs on an NVIDIA GPU: a step is one CUDA graph, and what it reads and writes lies on the device."""
