@@ -58,14 +58,14 @@ def overlapping(wanted, offsets):
     ]
 
 
-@given(wanted=intervals)
+@given(wanted=intervals, line=st.sampled_from((64, 256)))
 @settings(max_examples=80)
-def test_nothing_alive_shares_memory_and_every_block_starts_on_a_line(wanted):
-    offsets, total = pack(wanted)
+def test_nothing_alive_shares_memory_and_every_block_starts_on_a_line(wanted, line):
+    offsets, total = pack(wanted, line)
     assert not overlapping(wanted, offsets)
-    assert all(offset % 64 == 0 for offset in offsets)
+    assert all(offset % line == 0 for offset in offsets)
     assert total == max(
-        (o + -(-i.bytes // 64) * 64 for o, i in zip(offsets, wanted, strict=True) if i.bytes), default=0
+        (o + -(-i.bytes // line) * line for o, i in zip(offsets, wanted, strict=True) if i.bytes), default=0
     )
 
 

@@ -11,13 +11,13 @@ import pytest
 from chainrule.errors import ChainruleError
 from chainrule.executable import Init
 from chainrule.runtime.buffers import address
-from chainrule.runtime.store import Store, _draw
+from chainrule.runtime.store import Store, _drawn
 from tests.runtime.programs import fixed, regression
 
 
 def drawn(init, shape, seed=1, path="h.W", dtype=np.float64):
     array = np.empty(shape, dtype)
-    _draw(array, init, seed, path)
+    array[...] = _drawn(array.shape, init, seed, path)
     return array
 
 
@@ -128,7 +128,7 @@ def test_arrays_are_aligned():
 
 def test_what_is_admitted_together_lies_side_by_side_and_on_cache_lines():
     store = filled()
-    spaces = (store.params, store.states, store.scalars)
+    spaces = (store.params, store.states)
     starts = sorted((address(array), array.nbytes) for space in spaces for array in space.arrays.values())
     assert len(starts) > 1
     for (start, count), (following, _) in pairwise(starts):

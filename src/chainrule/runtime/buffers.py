@@ -79,8 +79,8 @@ def bind(executable: Executable, shapes: Mapping[str, Shape]) -> dict[str, int]:
     return sizes
 
 
-def plan(executable: Executable, sizes: Mapping[str, int]) -> Plan:
-    """Shapes, bytes and arena offsets of all buffers for these sizes."""
+def plan(executable: Executable, sizes: Mapping[str, int], alignment: int = LINE) -> Plan:
+    """Shapes, bytes and arena offsets, on multiples of `alignment`, of all buffers for these sizes."""
     shapes = tuple(tuple(evaluate(axis, sizes) for axis in buffer.shape) for buffer in executable.buffers)
     counts = tuple(
         math.prod(shape) * ELEMENTS[buffer.element].itemsize
@@ -96,7 +96,7 @@ def plan(executable: Executable, sizes: Mapping[str, int]) -> Plan:
         else Interval(counts[k], buffer.first, end if k in results else buffer.last)
         for k in sorted(inside)
     }
-    places, arena = pack(list(wanted.values()))
+    places, arena = pack(list(wanted.values()), alignment)
     offsets = dict(zip(wanted, places, strict=True))
     kept = kept_bytes(executable, counts)
     if executable.memory is not None and kept > executable.memory:
@@ -123,8 +123,8 @@ def is_lent(buffer: Buffer, count: int) -> bool:
     return buffer.space == "arena" and count >= LENT
 
 
-def pack(wanted: Sequence[Interval]) -> tuple[list[int], int]:
-    """Offsets for `wanted` in one block, on cache lines, and the block's bytes.
+def pack(wanted: Sequence[Interval], alignment: int = LINE) -> tuple[list[int], int]:
+    """Offsets for `wanted` in one block, on multiples of `alignment`, and the block's bytes.
 
     Greedy best fit: the largest first, each into the smallest gap between those that live at the same time.
     """
@@ -133,7 +133,7 @@ def pack(wanted: Sequence[Interval]) -> tuple[list[int], int]:
     count = top = 0
     for k in sorted(range(len(wanted)), key=lambda k: (-wanted[k].bytes, wanted[k].first, k)):
         item = wanted[k]
-        size = -(-item.bytes // LINE) * LINE
+        size = -(-item.bytes // alignment) * alignment
         if size == 0:
             continue
         starts, ends, firsts, lasts = placed[:, :count]

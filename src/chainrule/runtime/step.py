@@ -15,16 +15,27 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.errors import ChainruleError, nearest
+from chainrule.errors import ChainruleError
 from chainrule.executable import Check, Control, Copy, Executable, Input, evaluate
-from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, address, aligned, bind, plan, polynomial_text, shape_text
+from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, address, aligned, bind, plan
+from chainrule.runtime.calls import (
+    array_of,
+    check_names,
+    check_out,
+    checked,
+    chosen,
+    constants,
+    moves,
+    out_of_range,
+    positive,
+)
 from chainrule.runtime.load import load
 from chainrule.runtime.results import Lent
 from chainrule.runtime.store import Store
 from chainrule.runtime.take import Fed, take_block
 from chainrule.runtime.tape import Tape, Uses, Words, build, uses
 from chainrule.runtime.threads import Walker, thread_count, together
-from chainrule.runtime.values import Array, as_array, check_dtype
+from chainrule.runtime.values import Array
 
 BINDINGS = 16  # sizes that stay bound
 CHUNK = 0.1  # seconds of steps between two looks at Ctrl-C
@@ -80,9 +91,7 @@ class Runner:
         self._walker = Walker.load(walker)
         self._functions = load(executable.kernels, objects)
         store.admit(executable)
-        self._constants = {
-            k: _constant(executable, k) for k, b in enumerate(executable.buffers) if b.space == "constant"
-        }
+        self._constants = dict(constants(executable))
         self._stored = {item.buffer: store.array("param", item.name) for item in executable.params}
         self._stored |= {item.buffer: store.array("state", item.name) for item in executable.states}
         self._stored |= {item.buffer: store.array("scalar", item.name) for item in executable.scalars}
@@ -119,8 +128,8 @@ class Runner:
             if steps is None:
                 found = self._one(arrays, out or {})
             else:
-                found = self._many(arrays, _positive(steps))
-        return found if outputs is None else self._chosen(found, outputs)
+                found = self._many(arrays, positive(steps))
+        return found if outputs is None else chosen(self.executable, found, outputs)
 
     def again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
         """`run` for one step whose inputs have the shapes and dtypes of the last one's; None where they have not."""
@@ -166,28 +175,12 @@ class Runner:
 
     def _arrays(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """All inputs as arrays whose dtypes can be cast. Names, then dtypes, are checked."""
-        missing = [name for name in self._names if name not in inputs]
-        unknown = [str(name) for name in inputs if name not in self._names]
-        if unknown:
-            raise ChainruleError(
-                f"{self.executable.name} has no input {unknown[0]!r}\n  {nearest(unknown[0], self._names)}"
-                f"\n  Way out: pass {', '.join(self._names) or 'nothing'}"
-            )
-        if missing:
-            raise ChainruleError(
-                f"input {missing[0]} is missing\n  given: {', '.join(inputs) or 'nothing'}"
-                f"\n  Way out: pass {', '.join(self._names)}"
-            )
-        arrays = {}
-        for item in self.executable.inputs:
-            array = as_array(item.name, inputs[item.name])
-            check_dtype(item.name, array, self.executable.buffers[item.buffer].element)
-            arrays[item.name] = array
-        return arrays
+        check_names(self.executable, inputs)
+        return {item.name: array_of(self.executable, item, inputs[item.name]) for item in self.executable.inputs}
 
     def _one(self, arrays: Mapping[str, Array], out: Mapping[str, Array]) -> dict[str, Any]:
         binding = self._bind({name: array.shape for name, array in arrays.items()})
-        self._check_out(binding, out)
+        check_out(self.executable, binding.plan, out)
         self._prepare(binding, arrays)
         found = {
             lent.name: lent.into(out[lent.name]) if is_apart(lent.name, out, arrays) else lent.next()
@@ -209,27 +202,10 @@ class Runner:
                 given[...] = found[name]
         return found | dict(out)
 
-    def _check_out(self, binding: Binding, out: Mapping[str, Array]) -> None:
-        buffers = {item.name: item.buffer for item in self.executable.outputs}
-        for name, given in out.items():
-            if name not in buffers:
-                raise ChainruleError(
-                    f"{self.executable.name} has no output {name!r}\n  {nearest(name, buffers)}"
-                    f"\n  Way out: give arrays for {', '.join(buffers)}"
-                )
-            shape, element = binding.plan.shapes[buffers[name]], self.executable.buffers[buffers[name]].element
-            if not isinstance(given, np.ndarray) or (given.shape, given.dtype.name) != (shape, element):
-                said = f"{given.dtype}{list(given.shape)}" if isinstance(given, np.ndarray) else type(given).__name__
-                raise ChainruleError(
-                    f"out[{name!r}] is {said}, the result is {element}{list(shape)}"
-                    f"\n  Way out: out={{{name!r}: np.empty({shape}, {element!r})}}"
-                )
-            if not given.flags.writeable:
-                raise ChainruleError(f"out[{name!r}] cannot be written to\n  Way out: pass a copy of it")
-
     def _many(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Any]:
         """`steps` steps; inputs with one more axis move on along it."""
-        moving = {name for name, array in arrays.items() if self._moves(name, array, steps)}
+        inputs = self.executable.inputs
+        moving = {item.name for item in inputs if moves(self.executable, item, arrays[item.name].shape, steps)}
         binding = self._bind({name: a.shape[1:] if name in moving else a.shape for name, a in arrays.items()})
         views = binding.places
         sources = {name: np.ascontiguousarray(array, dtype=views[name].dtype) for name, array in arrays.items()}
@@ -261,19 +237,6 @@ class Runner:
             done += chunk
             chunk = _next_chunk(chunk, time.perf_counter() - start)
         return kept
-
-    def _moves(self, name: str, array: Array, steps: int) -> bool:
-        """Whether this input has a slice for each step."""
-        item = next(item for item in self.executable.inputs if item.name == name)
-        axes = self.executable.buffers[item.buffer].shape
-        if array.ndim != len(axes) + 1:
-            return False
-        if array.shape[0] != steps:
-            raise ChainruleError(
-                f"input {name} has {array.shape[0]} slices for {steps} steps\n  given: shape {array.shape}"
-                f"\n  declared: {name}{shape_text(axes)}\n  Way out: one slice a step, or no leading axis"
-            )
-        return True
 
     def _bind(self, shapes: Mapping[str, Shape]) -> Binding:
         """The binding for inputs of these shapes: found again, or made."""
@@ -348,43 +311,20 @@ class Runner:
 
     def _checks(self, bound: Plan, arrays: Mapping[str, Array]) -> Words:
         """A record for each input whose values are used as an index."""
-        checked = self._checked()
-        rows = _words(len(checked), Check.WORDS)
-        for row, item in zip(rows, checked, strict=True):
+        items = checked(self.executable)
+        rows = _words(len(items), Check.WORDS)
+        for row, item in zip(rows, items, strict=True):
             array = arrays[item.name]
             row[: Check.BOUND + 1] = (address(array), array.size, evaluate(item.bound or (), bound.sizes))
         return rows
-
-    def _checked(self) -> tuple[Input, ...]:
-        return tuple(item for item in self.executable.inputs if item.bound is not None)
 
     def _out_of_range(
         self, binding: Binding, arrays: Mapping[str, Array], steps: int | None, control: Words | None = None
     ) -> ChainruleError:
         """The error for the check that the walker says failed. Nothing has changed."""
         control = binding.control if control is None else control
-        item = self._checked()[int(control[Control.BAD_CHECK])]
-        array, position = arrays[item.name], int(control[Control.BAD_POSITION])
-        place = tuple(int(k) for k in np.unravel_index(position, array.shape))
-        bound = evaluate(item.bound or (), binding.plan.sizes)
-        text = polynomial_text(item.bound or ())
-        limit = str(bound) if text == str(bound) else f"{text} = {bound}"
-        return ChainruleError(
-            f"input {item.name} holds an index that is out of range"
-            f"\n  {item.name}{list(place)} is {int(array.flat[position])}, and 0 <= {item.name} < {limit} is declared"
-            "\n  no step was done; parameters and states are as before"
-            + (f" (of {steps} steps)" if steps else "")
-            + f"\n  Way out: correct {item.name}, or declare a larger range"
-        )
-
-    def _chosen(self, found: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
-        for name in outputs:
-            if name not in found:
-                raise ChainruleError(
-                    f"{self.executable.name} has no output {name!r}\n  {nearest(name, found)}"
-                    f"\n  Way out: ask for {', '.join(found)}"
-                )
-        return {name: found[name] for name in outputs}
+        item = checked(self.executable)[int(control[Control.BAD_CHECK])]
+        return out_of_range(item, arrays[item.name], int(control[Control.BAD_POSITION]), binding.plan, steps)
 
 
 def is_apart(name: str, out: Mapping[str, Array], arrays: Mapping[str, Array]) -> bool:
@@ -400,25 +340,9 @@ def _words(rows: int, words: int) -> Words:
     return aligned(8 * rows * words).view(np.int64).reshape(rows, words)
 
 
-def _constant(executable: Executable, k: int) -> Array:
-    """The aligned array of a constant buffer."""
-    buffer = executable.buffers[k]
-    data = buffer.data or b""
-    block = aligned(len(data))
-    block[:] = np.frombuffer(data, np.uint8)
-    shape = tuple(evaluate(axis, {}) for axis in buffer.shape)
-    return block.view(ELEMENTS[buffer.element]).reshape(shape)
-
-
 def _nothing_known(inputs: Mapping[str, Any]) -> int:
     """Before the first step: its inputs need a closer look."""
     return -1
-
-
-def _positive(steps: int) -> int:
-    if steps < 1:
-        raise ChainruleError(f"{steps} steps were asked for\n  Way out: steps=1 or more, or leave it out")
-    return int(steps)
 
 
 def _next_chunk(chunk: int, seconds: float) -> int:

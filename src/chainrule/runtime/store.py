@@ -11,9 +11,11 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from types import EllipsisType
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -25,13 +27,30 @@ from chainrule.runtime.values import Array, as_array, check_dtype
 MASK = 2**64 - 1
 
 
+class Held(Protocol):
+    """A tensor where its programs find it: an array, or a place on a GPU."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def copy(self) -> Array: ...
+
+    def __setitem__(self, everything: EllipsisType, value: Any) -> None: ...
+
+
+Make = Callable[[Sequence[tuple[Shape, np.dtype[Any]]]], Sequence[Held]]
+
+
 @dataclass(eq=False)
 class Tensors(MutableMapping[str, Array]):
     """Name → array. Reading copies; assigning writes in place, after a check of shape and dtype."""
 
     kind: str  # what errors call its members
     store: Store
-    arrays: dict[str, Array]
+    arrays: dict[str, Held]
 
     def __getitem__(self, name: str) -> Array:
         with self.store.lock:
@@ -61,7 +80,7 @@ class Tensors(MutableMapping[str, Array]):
         shown = ", ".join(f"{name}{list(array.shape)}" for name, array in self.arrays.items())
         return f"{{{shown}}}"
 
-    def _held(self, name: str) -> Array:
+    def _held(self, name: str) -> Held:
         held = self.arrays.get(name)
         if held is None:
             raise UnknownName(
@@ -109,11 +128,13 @@ class Scalars(MutableMapping[str, float]):
 class Store:
     """Parameters, states, scalars and the clock ``(seed, step)``, as aligned arrays.
 
-    `lock` serialises what reads and writes them: steps of all executables, and assignments.
+    make: where parameters and states lie; default: arrays of the host's, side by side. `lock` serialises what reads
+    and writes them: steps of all executables, and assignments.
     """
 
-    def __init__(self, seed: int = 0) -> None:
-        self.lock = threading.Lock()
+    def __init__(self, seed: int = 0, make: Make | None = None, lock: threading.Lock | None = None) -> None:
+        self.lock = lock or threading.Lock()
+        self._make = make or side_by_side
         self.params = Tensors("parameter", self, {})
         self.states = Tensors("state", self, {})
         self.scalars = Scalars(self, {})
@@ -142,15 +163,17 @@ class Store:
         params = [p for p in executable.params if self._is_new(self.params.arrays, p, executable)]
         states = [s for s in executable.states if self._is_new(self.states.arrays, s, executable)]
         scalars = [s for s in executable.scalars if s.name not in self.scalars.arrays]
-        numbers = [*(p.buffer for p in params), *(s.buffer for s in states), *(s.buffer for s in scalars)]
-        made = iter(_made([executable.buffers[number] for number in numbers]))
-        for param, array in zip(params, made, strict=False):
-            _draw(array, param.init, self.seed, param.name)
-            self.params.arrays[param.name], self._inits[param.name] = array, param.init
-        for state, array in zip(states, made, strict=False):
-            array[...] = state.value
-            self.states.arrays[state.name], self._starts[state.name] = array, state.value
-        for scalar, array in zip(scalars, made, strict=False):
+        buffers = executable.buffers
+        numbers = [*(param.buffer for param in params), *(state.buffer for state in states)]
+        made = iter(self._make([_kind(buffers[number]) for number in numbers]))
+        for param, held in zip(params, made, strict=False):
+            held[...] = _drawn(held.shape, param.init, self.seed, param.name)
+            self.params.arrays[param.name], self._inits[param.name] = held, param.init
+        for state, held in zip(states, made, strict=False):
+            held[...] = state.value
+            self.states.arrays[state.name], self._starts[state.name] = held, state.value
+        arrays = side_by_side([_kind(buffers[scalar.buffer]) for scalar in scalars])
+        for scalar, array in zip(scalars, arrays, strict=True):
             array[...] = scalar.default
             self.scalars.arrays[scalar.name] = array
 
@@ -161,15 +184,18 @@ class Store:
                 self.clock[0] = _signed(seed)
             self.clock[1] = 0
             for name, init in self._inits.items():
-                _draw(self.params.arrays[name], init, self.seed, name)
+                held = self.params.arrays[name]
+                held[...] = _drawn(held.shape, init, self.seed, name)
             for name, value in self._starts.items():
                 self.states.arrays[name][...] = value
 
-    def array(self, space: str, name: str) -> Array:
-        """The array itself, for a runner to bind."""
-        return {"param": self.params.arrays, "state": self.states.arrays, "scalar": self.scalars.arrays}[space][name]
+    def array(self, space: str, name: str) -> Any:
+        """The array itself (of a tensor: what `make` made), for a runner to bind."""
+        if space == "scalar":
+            return self.scalars.arrays[name]
+        return {"param": self.params, "state": self.states}[space].arrays[name]
 
-    def _is_new(self, arrays: dict[str, Array], item: Param | State, executable: Executable) -> bool:
+    def _is_new(self, arrays: dict[str, Held], item: Param | State, executable: Executable) -> bool:
         if item.name not in arrays:
             return True
         held, buffer = arrays[item.name], executable.buffers[item.buffer]
@@ -187,14 +213,17 @@ def _signed(seed: int) -> int:
     return ((int(seed) & MASK) ^ 2**63) - 2**63
 
 
-def _made(buffers: Sequence[Buffer]) -> list[Array]:
-    """An array for each of `buffers`, side by side in one block: a huge page holds many."""
-    shapes, dtypes = [_fixed_shape(buffer) for buffer in buffers], [ELEMENTS[buffer.element] for buffer in buffers]
-    counts = [math.prod(shape) * t.itemsize for shape, t in zip(shapes, dtypes, strict=True)]
+def side_by_side(kinds: Sequence[tuple[Shape, np.dtype[Any]]]) -> list[Array]:
+    """An array of each shape and dtype, in one block: a huge page holds many."""
+    counts = [math.prod(shape) * dtype.itemsize for shape, dtype in kinds]
     starts = [0, *accumulate(-(-count // LINE) * LINE for count in counts)]
     block = aligned(starts[-1])
     parts = (block[start : start + count] for start, count in zip(starts, counts, strict=False))
-    return [part.view(t).reshape(shape) for part, t, shape in zip(parts, dtypes, shapes, strict=True)]
+    return [part.view(dtype).reshape(shape) for part, (shape, dtype) in zip(parts, kinds, strict=True)]
+
+
+def _kind(buffer: Buffer) -> tuple[Shape, np.dtype[Any]]:
+    return _fixed_shape(buffer), ELEMENTS[buffer.element]
 
 
 def _fixed_shape(buffer: Buffer) -> Shape:
@@ -206,25 +235,26 @@ def _fixed_shape(buffer: Buffer) -> Shape:
     return tuple(evaluate(axis, {}) for axis in buffer.shape)
 
 
-def _draw(array: Array, init: Init, seed: int, path: str) -> None:
-    """Fill `array` by its law, from the stream of (seed, path). Source: Salmon et al. 2011 (Philox)."""
+def _drawn(shape: Shape, init: Init, seed: int, path: str) -> Array | float:
+    """An array of this shape by its law, from the stream of (seed, path). Source: Salmon et al. 2011 (Philox)."""
     numbers = init.numbers
     if init.law == "constant":
-        array[...] = numbers[0]
-        return
+        return numbers[0]
     path_key = int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), "little")
     stream = np.random.Generator(np.random.Philox(key=np.array([seed & MASK, path_key], np.uint64)))
     match init.law:
         case "uniform":
-            array[...] = stream.uniform(numbers[0], numbers[1], array.shape)
+            return stream.uniform(numbers[0], numbers[1], shape)
         case "normal":
-            array[...] = stream.normal(numbers[0], numbers[1], array.shape)
+            return stream.normal(numbers[0], numbers[1], shape)
         case "orthogonal":
+            array = np.empty(shape)
             stacked = array[None] if init.each is None else np.moveaxis(array, init.each, 0)
             for matrix in stacked:
                 columns = int(numbers[1])
                 drawn = _orthogonal(stream, matrix.size // max(columns, 1), columns)
                 matrix[...] = (numbers[0] * drawn).reshape(matrix.shape)
+            return array
 
 
 def _orthogonal(stream: np.random.Generator, rows: int, columns: int) -> Array:
