@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from chainrule import build
+from chainrule import build, compiler
 from chainrule.api.model import Model
 from chainrule.codegen.workers import Crew
-from chainrule.errors import ChainruleWarning, Span
+from chainrule.errors import ChainruleError, ChainruleWarning, Span
+from chainrule.executable import FORMAT, ONE, Executable, Kernel, Launch
 from chainrule.options import Options
 from chainrule.runtime.cache import digest
+from chainrule.runtime.cuda import present
 from chainrule.source import Source, read_source
 
 TEXT = """model tiny(width = 3):
@@ -231,6 +235,111 @@ def test_whatever_decides_a_program_makes_its_key(tmp_path):
     path.write_text(path.read_text().replace("linear(h, 1)", "linear(h, 1) * 2"))
     others.append(name())
     assert len({first, *others}) == 1 + len(others)
+
+
+def test_the_key_of_a_gpus_program_says_its_architecture_and_precision_and_nothing_of_this_machine(monkeypatch):
+    cuda = replace(TRAIN, target="cuda:sm_90")
+    first = build.name_of(SOURCE, cuda)
+    others = [build.name_of(SOURCE, TRAIN)]
+    others += [build.name_of(SOURCE, replace(cuda, target="cuda:sm_80"))]
+    others += [build.name_of(SOURCE, replace(cuda, precision=precision)) for precision in ("tf32", "bf16")]
+    assert len({first, *others}) == 1 + len(others)
+
+    build._gpu_versions.cache_clear()
+    stamps = [(name, size, time + 1) for name, size, time in build._stamps(Path(build.__file__).parent)]
+    monkeypatch.setattr(build, "_stamps", lambda folder: stamps)
+    monkeypatch.setattr("chainrule.codegen.target.host", None)  # to ask for the CPU would fail
+    assert build.name_of(SOURCE, cuda) == first
+
+    build._gpu_versions.cache_clear()
+    monkeypatch.setattr(build, "_gpu_compiler", lambda: "0.30.5")
+    assert build.name_of(SOURCE, cuda) != first
+    monkeypatch.undo()
+    build._gpu_versions.cache_clear()
+
+
+def test_a_target_is_named_once_for_all_that_ask_for_it(monkeypatch):
+    assert build.target_of("cpu") == "cpu"
+    assert build.target_of("cuda", "sm_80") == "cuda:sm_80"
+    monkeypatch.setattr(present, "architecture", lambda: None)
+    assert build.target_of("cuda") == "cuda:sm_90"
+    monkeypatch.setattr(present, "architecture", lambda: "sm_120")
+    assert build.target_of("cuda") == "cuda:sm_120"
+    for name, arch, said in [
+        ("gpu", None, "there is no target 'gpu'"),
+        ("cpu", "sm_90", "arch='sm_90' is a GPU's, and the target is the CPU"),
+        ("cuda", "hopper", "there is no architecture 'hopper'"),
+    ]:
+        with pytest.raises(ChainruleError, match=re.escape(said)):
+            build.target_of(name, arch)
+
+
+# ---------------------------------------------------------------- programs for a GPU, by an emitter that makes believe
+
+CUDA = Options("gradient", target="cuda:sm_90")
+CUBIN, PTX = b"\x7fELF a cubin", b".version 9.0\n.visible .entry loss()"
+
+
+@pytest.fixture
+def emitted(folder, monkeypatch):
+    """How often kernels were compiled; each program is one kernel of a launch."""
+    compiled: list[str] = []
+
+    def emit(program, *, element, arch, precision, kept):
+        found = kept.find(f"loss {arch} {precision}")
+        if found is None:
+            compiled.append(precision)
+            found = "loss", CUBIN, PTX
+            kept.keep(f"loss {arch} {precision}", *found)
+        symbol, cubin, ptx = found
+        made = Executable(
+            program.name, FORMAT, f"cuda {arch}", element, True, (), (), (), (), (), (), (),
+            (Kernel(symbol, digest(cubin), ptx=digest(ptx)),),
+            (Launch(0, "loss", (), (), ONE, (), ONE, (), (), threads=32),),
+        )  # fmt: skip
+        return made, {digest(cubin): cubin, digest(ptx): ptx}, {"loss": "def loss(): ..."}
+
+    monkeypatch.setattr(compiler, "cuda", SimpleNamespace(emit=emit))
+    yield compiled
+    monkeypatch.undo()
+
+
+def test_a_gpus_program_is_compiled_once_and_comes_from_the_cache_with_its_ptx(folder, emitted, monkeypatch):
+    first = build.executable(SOURCE, CUDA)
+    assert emitted == ["float32"] and sorted(first.objects.values()) == sorted([CUBIN, PTX])
+    enter(monkeypatch, folder)
+    assert build.executable(SOURCE, CUDA) == first and len(emitted) == 1
+    assert not list(folder.glob("*.object")) and len(list(folder.glob("*.module"))) == 2  # no walker, no CPU's kernel
+    build.executable(SOURCE, replace(CUDA, precision="tf32"))
+    assert emitted == ["float32", "tf32"]
+
+
+def test_a_gpus_kernel_of_another_model_is_not_compiled_again(folder, emitted):
+    build.executable(SOURCE, CUDA)
+    build.executable(replace(SOURCE, file="other.graph"), CUDA)
+    assert emitted == ["float32"]
+
+
+@pytest.mark.parametrize("kind", ["manifest", "module", "kernel"])
+@pytest.mark.parametrize("damage", [truncate, flip, of_other_versions, open_to_others])
+def test_a_damaged_cache_of_gpus_programs_is_compiled_anew(folder, emitted, monkeypatch, damage, kind):
+    right = build.executable(SOURCE, CUDA)
+    for path in folder.glob(f"*.{kind}"):
+        damage(path)
+    if kind == "kernel":
+        for path in folder.glob("*.manifest"):
+            path.unlink()
+    enter(monkeypatch, folder)
+    with pytest.warns(ChainruleWarning) as heard:
+        assert build.executable(SOURCE, CUDA) == right
+    assert len(heard) == 1
+    assert emitted == ["float32"] * (1 if kind == "manifest" else 2)
+
+
+def test_without_numba_cuda_the_way_out_is_the_extra(folder, monkeypatch):
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
+    with pytest.raises(ChainruleError, match=re.escape("pip install 'chainrule[cuda]'")):
+        build.executable(SOURCE, CUDA)
 
 
 def test_a_file_that_use_may_not_name_is_not_read_for_the_key(tmp_path):

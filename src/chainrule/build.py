@@ -3,13 +3,18 @@
 A key is made from texts, without parsing them: every text that the model depends on, its arguments, the options, the
 target and the versions. The imports inside these functions are the door: a process whose programs are all in the
 cache passes it never, and imports neither sympy nor numba.
+
+A program for a GPU depends on no CPU, and its key on the contents of our files instead of their times: what one machine
+compiled serves on others, which need no compiler then.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache as once
@@ -26,12 +31,15 @@ from chainrule.errors import ChainruleError
 from chainrule.executable import FORMAT, TAPE_FORMAT, WALKER_SYMBOL
 from chainrule.options import Options
 from chainrule.runtime.cache import Cache, Compiled, digest, key
+from chainrule.runtime.cuda import present
 from chainrule.source import Source, texts
 
 markup = lazy_loader.load("html")
 subprocess = lazy_loader.load("subprocess")
 
 WALKER = "walker"
+ARCHITECTURE = "sm_90"  # of a GPU, where none is present and none is named
+NUMBA_CUDA = "0.30.4"  # what compiled a GPU's programs, where numba-cuda is not installed
 PATIENCE = 60.0  # seconds that the process which makes the walker may take
 
 _begun: list[Any] = []  # that process, until the walker is asked for
@@ -47,25 +55,51 @@ def cache() -> Cache:
 
 def executable(source: Source, options: Options) -> Compiled:
     """The program that `options` ask of `source`, with its objects. Raises SourceError where the text is wrong."""
-    asked, measured = name_of(source, options), choices()
+    asked, measured = name_of(source, options), choices() if options.arch is None else {}
     products = cache().find_products(asked) if measured else ()
     found = None if products is None else cache().find(_chosen_name(asked, measured, products))
     if found is not None:
         return found
-    _begin_walker()
-    from chainrule.codegen import Kept
+    if options.arch is None:
+        _begin_walker()
+    elif find_spec("numba_cuda") is None:
+        raise ChainruleError(
+            "programs for a GPU are compiled by numba-cuda, which is not installed"
+            "\n  Way out: pip install 'chainrule[cuda]'"
+        )
     from chainrule.compiler import compile_source
 
-    made = Compiled(*compile_source(source, options, Kept(_find_kernel, _keep_kernel), measured))
+    made = Compiled(*compile_source(source, options, _kept(), measured))
     products = made.executable.products
-    cache().keep_products(asked, products)
+    if options.arch is None:
+        cache().keep_products(asked, products)
     cache().keep(_chosen_name(asked, measured, products), made.executable, made.objects)
     return made
 
 
 def name_of(source: Source, options: Options) -> str:
     """The key of what `options` ask of `source`: made of all that decides it but measured choices, and of no parse."""
-    return key([*_versions(), *_asked(source, options)])
+    versions = _versions() if options.arch is None else _gpu_versions()
+    return key([*versions, *_asked(source, options)])
+
+
+def target_of(name: str, arch: str | None = None) -> str:
+    """What Options call a target: "cpu", or "cuda:sm_90" with the architecture that is named, present, or usual.
+
+    Raises ChainruleError where there is no such target or architecture.
+    """
+    if name not in ("cpu", "cuda"):
+        raise ChainruleError(f"there is no target {name!r}\n  Way out: target='cpu' or 'cuda'")
+    if name == "cpu":
+        if arch is not None:
+            raise ChainruleError(f"arch={arch!r} is a GPU's, and the target is the CPU\n  Way out: target='cuda'")
+        return name
+    chosen = arch or present.architecture() or ARCHITECTURE
+    if not re.fullmatch(r"sm_[0-9]{2,3}[af]?", chosen):
+        raise ChainruleError(
+            f"there is no architecture {chosen!r}\n  Way out: as in 'sm_90', for compute capability 9.0"
+        )
+    return f"cuda:{chosen}"
 
 
 def _chosen_name(asked: str, measured: Choices, products: Sequence[str]) -> str:
@@ -93,10 +127,16 @@ def _machine() -> str:
 
 def trials(source: Source, options: Options) -> Any:
     """The program that `options` ask of `source`, derived and scheduled once, to be compiled with many choices."""
-    from chainrule.codegen import Kept
     from chainrule.trials import Trials
 
-    return Trials(source, options, Kept(_find_kernel, _keep_kernel))
+    return Trials(source, options, _kept())
+
+
+def _kept() -> Any:
+    """The kernels of the cache, as emitters ask for them."""
+    from chainrule.codegen import Kept, KeptModules
+
+    return Kept(_find_kernel, _keep_kernel, KeptModules(_find_module, _keep_module))
 
 
 def _find_kernel(symbol: str) -> bytes | None:
@@ -107,6 +147,14 @@ def _find_kernel(symbol: str) -> bytes | None:
 
 def _keep_kernel(symbol: str, data: bytes) -> None:
     cache().keep_kernel(key([*_versions(), symbol]), symbol, data)
+
+
+def _find_module(name: str) -> tuple[str, bytes, bytes] | None:
+    return cache().find_module(key([*_gpu_versions(), name]))
+
+
+def _keep_module(name: str, symbol: str, cubin: bytes, ptx: bytes) -> None:
+    cache().keep_module(key([*_gpu_versions(), name]), symbol, cubin, ptx)
 
 
 @once
@@ -244,6 +292,24 @@ def _versions() -> tuple[str, ...]:
     compiler = digest(repr(_stamps(Path(__file__).parent)).encode())
     generator = digest(numba.read_bytes()) if numba.is_file() else ""
     return (f"{FORMAT} {TAPE_FORMAT}", chainrule.__version__, compiler, llvmlite.__version__, generator, str(host()))
+
+
+@once
+def _gpu_versions() -> tuple[str, ...]:
+    """The same for a GPU's kernels, and equal on every machine that has these versions: no CPU, no file's time."""
+    found = hashlib.sha256()
+    folder = Path(__file__).parent
+    for name, _, _ in _stamps(folder):
+        found.update(f"{name}\0{digest((folder / name).read_bytes())}\0".encode())
+    return (str(FORMAT), chainrule.__version__, found.hexdigest(), _gpu_compiler())
+
+
+@once
+def _gpu_compiler() -> str:
+    """The version of numba-cuda, without importing it."""
+    spec = find_spec("numba_cuda")
+    version = Path(spec.origin).parent / "VERSION" if spec and spec.origin else Path()
+    return version.read_text(encoding="utf-8").strip() if version.is_file() else NUMBA_CUDA
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import lazy_loader
 import sympy as sp
 from msgspec import structs
 
@@ -42,6 +43,8 @@ from chainrule.optimize import (
 from chainrule.options import Options
 from chainrule.schedule import schedule
 from chainrule.source import Source, texts
+
+cuda = lazy_loader.load("chainrule.codegen.cuda", suppress_warning=True)  # without numba-cuda the CPU's target runs
 
 MODULE = 50_000
 """Objects, about, of which a module of LLVM is made before it is text."""
@@ -240,6 +243,8 @@ def compile_source(
     """
     with _uncollected():
         compiled = derive(source, options)
+    if options.arch is not None:
+        return emitted(compiled, program(compiled, options), options, kept, choices)
     with codegen.ready(len(compiled.graph.nodes)) as started:
         with _uncollected():
             scheduled = program(compiled, options, choices)
@@ -256,7 +261,12 @@ def emitted(
     started: Sequence[codegen.Worker] = (),
 ) -> tuple[Executable, dict[str, bytes]]:
     """`compile_source` of what is derived and scheduled already."""
-    executable, objects, _ = codegen.emit(scheduled, element=options.dtype, kept=kept, choices=choices, started=started)
+    if options.arch is None:
+        made = codegen.emit(scheduled, element=options.dtype, kept=kept, choices=choices, started=started)
+    else:
+        modules, precision = (kept or codegen.Kept()).modules, options.precision
+        made = cuda.emit(scheduled, element=options.dtype, arch=options.arch, precision=precision, kept=modules)
+    executable, objects, _ = made
     gradients = {} if options.mode != "gradient" else dict(compiled.gradients)
     needed = {tensor.name for tensor in compiled.graph.inputs}
     unread = tuple(tensor.name for tensor in compiled.written.inputs if tensor.name not in needed)

@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from chainrule.codegen.cpu import Kept, emit, printed, saved, sources
+    from chainrule.codegen.cpu import emit, printed, saved, sources
+    from chainrule.codegen.kept import Kept, KeptModules
     from chainrule.codegen.workers import Worker, ready
 
-__all__ = ["Kept", "Worker", "emit", "printed", "ready", "saved", "sources"]
+__all__ = ["Kept", "KeptModules", "Worker", "emit", "printed", "ready", "saved", "sources"]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"cpu": ["Kept", "emit", "printed", "saved", "sources"], "workers": ["Worker", "ready"]}
+    __name__,
+    submod_attrs={
+        "cpu": ["emit", "printed", "saved", "sources"],
+        "kept": ["Kept", "KeptModules"],
+        "workers": ["Worker", "ready"],
+    },
 )

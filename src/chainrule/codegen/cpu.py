@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 import sympy as sp
@@ -23,6 +23,7 @@ from chainrule.codegen.contraction import Epilogue, write_product
 from chainrule.codegen.epilogue import arranged, is_alone
 from chainrule.codegen.equal import Form, form_of
 from chainrule.codegen.expressions import Symbol
+from chainrule.codegen.kept import Kept
 from chainrule.codegen.kernel import (
     DEEPEST,
     Element,
@@ -45,14 +46,6 @@ from chainrule.codegen.workers import Crew, Worker
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.program import Kernel, Leaf, Loop, Product, Program, Statement, accesses, leaves
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Objects of kernels that were compiled before, for whichever model, by the symbol that they export."""
-
-    find: Callable[[str], bytes | None] = lambda symbol: None
-    keep: Callable[[str, bytes], None] = lambda symbol, code: None
 
 
 def emit(

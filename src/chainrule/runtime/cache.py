@@ -34,7 +34,7 @@ from chainrule.symbols import ObjectFileError, symbols
 filelock = lazy_loader.load("filelock")  # only writers need it
 platformdirs = lazy_loader.load("platformdirs")
 
-Kind = Literal["manifest", "object", "kernel", "products", "choices"]
+Kind = Literal["manifest", "object", "module", "kernel", "products", "choices"]
 VERSIONS = f"chainrule {FORMAT}.{TAPE_FORMAT}"
 LIMIT = 10**9  # bytes
 PATIENCE = 20.0  # seconds that a writer waits for others; then it does without storing
@@ -57,10 +57,11 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class KernelRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the key of a kernel's source leads to."""
+    """What the key of a kernel's source leads to; `ptx` of a GPU's only."""
 
     symbol: str
     object: str
+    ptx: str = ""
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -167,8 +168,8 @@ class Cache:
 
     def keep(self, name: str, executable: Executable, objects: Mapping[str, bytes]) -> None:
         """Store a program under the key `name`."""
-        symbol = {kernel.object: kernel.symbol for kernel in executable.kernels}
-        files = [self._file("object", sha, objects[sha], symbol[sha]) for sha in symbol]
+        symbol = {name: kernel.symbol for kernel in executable.kernels for name in kernel.files}
+        files = [self._file(_kind_of(executable), name, objects[name], symbol[name]) for name in symbol]
         self._store([*files, self._file("manifest", name, encode(executable))])
 
     def find_kernel(self, name: str) -> tuple[str, bytes] | None:
@@ -188,6 +189,25 @@ class Cache:
         """Store the object of one kernel under the key of its source."""
         record = msgspec.json.encode(KernelRecord(symbol, digest(data)))
         self._store([self._file("object", digest(data), data, symbol), self._file("kernel", name, record)])
+
+    def find_module(self, name: str) -> tuple[str, bytes, bytes] | None:
+        """Symbol, cubin and PTX of the GPU's kernel under the key `name`, or None. Damage: as in `find`."""
+        try:
+            entry = self._read("kernel", name)
+            if entry is None:
+                return None
+            record = self._record(name, entry[1], ptx=True)
+            cubin, ptx = self._find_object(record.object, "module"), self._find_object(record.ptx, "module")
+            return None if cubin is None or ptx is None else (record.symbol, cubin, ptx)
+        except Damage as damage:
+            self._report([damage])
+            return None
+
+    def keep_module(self, name: str, symbol: str, cubin: bytes, ptx: bytes) -> None:
+        """Store a GPU's kernel, for the driver and for people, under the key of its source."""
+        record = msgspec.json.encode(KernelRecord(symbol, digest(cubin), digest(ptx)))
+        files = [self._file("module", digest(data), data, symbol) for data in (cubin, ptx)]
+        self._store([*files, self._file("kernel", name, record)])
 
     def find_products(self, name: str) -> tuple[str, ...] | None:
         """The products of the program that was asked for under the key `name`, or None. Damage: as in `find`."""
@@ -246,34 +266,34 @@ class Cache:
         try:
             executable = decode(entry[1])
             # a name leads to a file of the directory, and nowhere else
-            strange = [kernel.object for kernel in executable.kernels if not _is_name(kernel.object)]
-            wrong = faults(executable) + [f"{name!r} names no object" for name in strange]
+            named = [name for kernel in executable.kernels for name in kernel.files]
+            wrong = faults(executable) + [f"{name!r} names no object" for name in named if not _is_name(name)]
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             wrong = [str(error)]
         if wrong:
             raise Damage(self._path("manifest", name), wrong[0])
         objects: dict[str, bytes] = {}
-        for kernel in executable.kernels:  # all of them, so that one warning speaks of all
-            if kernel.object in objects:
-                continue
+        for file in dict.fromkeys(named):  # all of them, so that one warning speaks of all
             try:
-                data = self._find_object(kernel.object)
+                data = self._find_object(file, _kind_of(executable))
             except Damage as damage:
                 damages.append(damage)
                 continue
             if data is None:
                 return None
-            objects[kernel.object] = data
+            objects[file] = data
         return Compiled(executable, objects)
 
-    def _find_object(self, name: str) -> bytes | None:
-        entry = self._read("object", name)
+    def _find_object(self, name: str, kind: Kind = "object") -> bytes | None:
+        entry = self._read(kind, name)
         if entry is None:
             return None
         header, data = entry
-        path = self._path("object", name)
+        path = self._path(kind, name)
         if header.sha256 != name:
             raise Damage(path, "not the bytes that it is named by")
+        if kind == "module":  # what it needs, the driver resolves within the device
+            return data
         try:
             foreign = symbols(data).foreign
         except ObjectFileError as error:
@@ -282,10 +302,11 @@ class Cache:
             raise Damage(path, f"needs symbols outside the list: {', '.join(sorted(foreign))}")
         return data
 
-    def _record(self, name: str, data: bytes) -> KernelRecord:
+    def _record(self, name: str, data: bytes, ptx: bool = False) -> KernelRecord:
         record = self._strictly("kernel", name, data, KernelRecord)
-        if not _is_name(record.object):
-            raise Damage(self._path("kernel", name), f"{record.object!r} names no object")
+        for file in (record.object, record.ptx) if ptx else (record.object,):
+            if not _is_name(file):
+                raise Damage(self._path("kernel", name), f"{file!r} names no object")
         return record
 
     def _file(self, kind: Kind, name: str, data: bytes, symbol: str = "") -> tuple[Header, bytes]:
@@ -325,7 +346,7 @@ class Cache:
             with filelock.FileLock(self.directory / "lock", timeout=PATIENCE):
                 for header, data in files:
                     path = self._path(header.kind, header.name)
-                    if header.kind == "object" and self._is_there(header.name):
+                    if header.kind in ("object", "module") and self._is_there(header.kind, header.name):
                         continue  # named by its bytes: whoever was first wrote the same
                     _write(path, msgspec.json.encode(header) + b"\n" + data)
                 self._evict(self.directory)
@@ -334,9 +355,9 @@ class Cache:
                 f"the cache could not store a program: {problem}\n  Way out: free space, or another CHAINRULE_CACHE"
             )
 
-    def _is_there(self, name: str) -> bool:
+    def _is_there(self, kind: Kind, name: str) -> bool:
         try:
-            return self._read("object", name) is not None
+            return self._read(kind, name) is not None
         except Damage:
             return False
 
@@ -367,6 +388,11 @@ class Cache:
         if not self._warned:
             self._warned = True
             warnings.warn(message, ChainruleWarning, stacklevel=4)
+
+
+def _kind_of(executable: Executable) -> Kind:
+    """Of its files."""
+    return "module" if executable.on_gpu else "object"
 
 
 def _is_name(text: str) -> bool:

@@ -52,10 +52,12 @@ class Product(msgspec.Struct, frozen=True):
 class Device(Protocol):
     """A GPU, with one stream in whose order everything is done.
 
-    stream: its handle; 0 is no stream of ours. ordinal: which of the machine's GPUs it is.
+    architecture: what it compiles for, as in "sm_90". stream: its handle; 0 is no stream of ours. ordinal: which of the
+    machine's GPUs it is.
     """
 
     name: str
+    architecture: str
     stream: int
     ordinal: int
 
