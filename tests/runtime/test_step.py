@@ -12,15 +12,38 @@ import pytest
 
 from chainrule.errors import ChainruleError
 from chainrule.runtime import step as step_module
+from chainrule.runtime.cuda.arrays import store_on
 from chainrule.runtime.step import Runner
 from chainrule.runtime.store import Store
+from tests.runtime.cuda.machine import Machine, gpu_runner
 from tests.runtime.programs import lookup, regression, walker
 
 X, Y = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
 
 
-def runner(store: Store | None = None, program=regression, **options) -> Runner:
-    return Runner(*program(**options), store or Store(1), walker(), threads=1)
+class OnCpu:
+    store = Store
+
+    def __call__(self, store: Store | None = None, program=regression, **options) -> Runner:
+        return Runner(*program(**options), store or Store(1), walker(), threads=1)
+
+
+class OnGpu:
+    """The same programs on a machine of Python: whoever calls a program should see no difference."""
+
+    def __init__(self) -> None:
+        self.machine = Machine()
+
+    def store(self, seed: int) -> Store:
+        return store_on(self.machine, seed)
+
+    def __call__(self, store: Store | None = None, program=regression, **options):
+        return gpu_runner(program(**options)[0], store, self.machine)
+
+
+@pytest.fixture(params=(OnCpu, OnGpu))
+def runner(request):
+    return request.param()
 
 
 RATE = np.float32(0.125)
@@ -31,8 +54,8 @@ def reference(w, x, y, rate=RATE):
     return d.sum(1), w - rate * (d[0] * w)
 
 
-def test_a_step_computes_what_its_program_says():
-    store = Store(1)
+def test_a_step_computes_what_its_program_says(runner):
+    store = runner.store(1)
     one = runner(store)
     for count in range(1, 4):
         before = store.params["w"]
@@ -43,24 +66,24 @@ def test_a_step_computes_what_its_program_says():
         assert isinstance(found["loss"], np.float32) and found["count"] == count
 
 
-def test_a_new_batch_size_needs_no_compiler_and_an_old_one_is_found_again():
+def test_a_new_batch_size_needs_no_compiler_and_an_old_one_is_found_again(runner):
     one = runner()
     for size in (4, 1, 0, 7, 4, 100, 7, 4):
         x, y = np.random.default_rng(size).normal(size=(2, max(size, 1), 3)).astype(np.float32)
         if size:
             assert np.allclose(one.run({"x": x, "y": y})["s"], (x - y).sum(1), atol=1e-5)
-    assert len(one._bindings) == 4
+    assert len(one._bindings) in (3, 4)  # on a GPU the largest batch takes the memory of those before
     for size in range(1, 40):
         one.run({"x": np.ones((size, 3)), "y": np.ones((size, 3))})
     assert len(one._bindings) == step_module.BINDINGS
 
 
-def test_a_batch_of_nothing_runs():
-    found = runner(Store(1), lookup).run({"index": np.zeros(0, np.int64)})
+def test_a_batch_of_nothing_runs(runner):
+    found = runner(runner.store(1), lookup).run({"index": np.zeros(0, np.int64)})
     assert found["out"].shape == (0,)
 
 
-def test_results_are_copies():
+def test_results_are_copies(runner):
     one = runner()
     first = one.run({"x": X, "y": Y})
     kept = {name: np.array(value) for name, value in first.items()}
@@ -103,7 +126,7 @@ CONVERSIONS = {
 
 
 @pytest.mark.parametrize("form", CONVERSIONS)
-def test_every_form_of_the_same_numbers_gives_the_same_result(form):
+def test_every_form_of_the_same_numbers_gives_the_same_result(runner, form):
     x = np.round(X * 4) / 4  # exact in float16
     expected = runner().run({"x": x, "y": Y})["s"]
     one = runner()
@@ -111,8 +134,8 @@ def test_every_form_of_the_same_numbers_gives_the_same_result(form):
         assert np.array_equal(one.run({"x": CONVERSIONS[form](x), "y": Y})["s"], expected)
 
 
-def test_integers_are_cast_silently_where_nothing_is_lost():
-    one = runner(Store(1), lookup)
+def test_integers_are_cast_silently_where_nothing_is_lost(runner):
+    one = runner(runner.store(1), lookup)
     table = one.store.params["table"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -138,9 +161,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_named_with_a_way_out_and_the_next_good_one_runs(case):
+def test_bad_input_is_named_with_a_way_out_and_the_next_good_one_runs(runner, case):
     inputs, said = BAD[case]
-    one = runner(Store(1), lookup)
+    one = runner(runner.store(1), lookup)
     good = one.run({"index": [1, 2, 3]})["out"]
     for _ in range(2):
         with pytest.raises(ChainruleError) as caught:
@@ -156,8 +179,8 @@ def trained_lookup():
     return msgspec.structs.replace(executable, training=True), objects
 
 
-def test_a_bad_index_changes_nothing_not_even_the_clock():
-    one = runner(Store(1), trained_lookup)
+def test_a_bad_index_changes_nothing_not_even_the_clock(runner):
+    one = runner(runner.store(1), trained_lookup)
     one.run({"index": np.array([1, 2])})
     for _ in range(2):
         with pytest.raises(ChainruleError, match=r"index\[1\] is 9"):
@@ -167,12 +190,12 @@ def test_a_bad_index_changes_nothing_not_even_the_clock():
     assert one.store.step == 1
 
 
-def test_the_error_for_shapes_names_both_inputs():
+def test_the_error_for_shapes_names_both_inputs(runner):
     with pytest.raises(ChainruleError, match="from input x of shape"):
         runner().run({"x": X, "y": Y[:3]})
 
 
-def test_a_shape_that_would_broadcast_is_refused_on_the_short_way_too():
+def test_a_shape_that_would_broadcast_is_refused_on_the_short_way_too(runner):
     one = runner()
     one.run({"x": X, "y": Y})
     for bad in (Y[:1], np.float32(1.0), Y[0]):
@@ -180,13 +203,13 @@ def test_a_shape_that_would_broadcast_is_refused_on_the_short_way_too():
             one.run({"x": X, "y": bad})
 
 
-def test_outputs_can_be_chosen_and_unknown_ones_are_named():
+def test_outputs_can_be_chosen_and_unknown_ones_are_named(runner):
     assert set(runner().run({"x": X, "y": Y}, outputs=["loss"])) == {"loss"}
     with pytest.raises(ChainruleError, match="did you mean 'loss'"):
         runner().run({"x": X, "y": Y}, outputs=["los"])
 
 
-def test_an_input_without_a_leading_axis_serves_all_steps():
+def test_an_input_without_a_leading_axis_serves_all_steps(runner):
     one, two = runner(), runner()
     many = one.run({"x": np.stack([X, X]), "y": Y}, steps=2)
     assert np.array_equal(many["s"][1], two.run({"x": X, "y": Y})["s"])
@@ -196,8 +219,8 @@ def test_an_input_without_a_leading_axis_serves_all_steps():
         one.run({"x": X, "y": Y}, steps=0)
 
 
-def test_a_run_time_number_changes_without_a_compiler():
-    store = Store(1)
+def test_a_run_time_number_changes_without_a_compiler(runner):
+    store = runner.store(1)
     one = runner(store)
     store.scalars["rate"] = 0.5
     before = store.params["w"]
@@ -205,8 +228,8 @@ def test_a_run_time_number_changes_without_a_compiler():
     assert np.allclose(store.params["w"], reference(before, X, Y, np.float32(0.5))[1])
 
 
-def test_two_programs_share_one_store():
-    store = Store(1)
+def test_two_programs_share_one_store(runner):
+    store = runner.store(1)
     train, other = runner(store), runner(store)
     train.run({"x": X, "y": Y})
     assert other.run({"x": X, "y": Y})["count"] == 2 and store.step == 2
@@ -217,7 +240,7 @@ def many_times(call):
         call()
 
 
-def test_many_steps_are_done_in_chunks_that_ctrl_c_can_end():
+def test_many_steps_are_done_in_chunks_that_ctrl_c_can_end(runner):
     one = runner()
     x = np.broadcast_to(X, (200_000, 4, 3))
     main = threading.main_thread().ident

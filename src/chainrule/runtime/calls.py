@@ -71,17 +71,20 @@ def result_of(executable: Executable, plan: Plan, name: str) -> tuple[Shape, str
     return plan.shapes[buffers[name]], executable.buffers[buffers[name]].element
 
 
-def check_out(executable: Executable, plan: Plan, out: Mapping[str, Any]) -> None:
-    """Raises ChainruleError where an array that is given for a result cannot hold it."""
+def check_out(
+    executable: Executable, plan: Plan, out: Mapping[str, Any], kinds: tuple[type, ...] = (np.ndarray,)
+) -> None:
+    """Raises ChainruleError where an array (one of `kinds`) that is given for a result cannot hold it."""
     for name, given in out.items():
         shape, element = result_of(executable, plan, name)
-        if not isinstance(given, np.ndarray) or (given.shape, given.dtype.name) != (shape, element):
-            said = f"{given.dtype}{list(given.shape)}" if isinstance(given, np.ndarray) else type(given).__name__
+        known = isinstance(given, kinds)
+        if not known or (given.shape, given.dtype.name) != (shape, element):
+            said = f"{given.dtype}{list(given.shape)}" if known else type(given).__name__
             raise ChainruleError(
                 f"out[{name!r}] is {said}, the result is {element}{list(shape)}"
                 f"\n  Way out: out={{{name!r}: np.empty({shape}, {element!r})}}"
             )
-        if not given.flags.writeable:
+        if not (given.flags.writeable if isinstance(given, np.ndarray) else not given.readonly):
             raise ChainruleError(f"out[{name!r}] cannot be written to\n  Way out: pass a copy of it")
 
 

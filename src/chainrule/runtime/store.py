@@ -132,8 +132,8 @@ class Store:
     and writes them: steps of all executables, and assignments.
     """
 
-    def __init__(self, seed: int = 0, make: Make | None = None, lock: threading.Lock | None = None) -> None:
-        self.lock = lock or threading.Lock()
+    def __init__(self, seed: int = 0, make: Make | None = None) -> None:
+        self.lock = threading.Lock()
         self._make = make or side_by_side
         self.params = Tensors("parameter", self, {})
         self.states = Tensors("state", self, {})

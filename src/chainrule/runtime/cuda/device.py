@@ -97,9 +97,6 @@ class Device(Protocol):
     def after(self, stream: int) -> None:
         """Let what comes next in our stream wait for what another stream holds now."""
 
-    def before(self, stream: int) -> None:
-        """Let what comes next in another stream wait for what ours holds now."""
-
 
 class DeviceError(ChainruleError):
     """The GPU, its driver or its libraries cannot do what is asked."""

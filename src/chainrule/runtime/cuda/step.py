@@ -1,0 +1,387 @@
+"""One program on a GPU, bound to its store: arrays in, a CUDA graph, results out.
+
+The first step with some shapes runs launch by launch, so that modules are loaded and products are chosen; from the
+second on it is one graph. Many steps of one call are graphs of up to CHUNK steps each: every step in such a graph reads
+its own slice of the inputs and writes its own slice of the results, by address, so nothing is copied between steps.
+Learning rates and the count of steps lie on the device too: a graph is replayed unchanged.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chainrule.executable import Executable, Input, evaluate
+from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, bind, plan
+from chainrule.runtime.calls import (
+    array_of,
+    check_names,
+    check_out,
+    checked,
+    chosen,
+    constants,
+    moves,
+    out_of_range,
+    positive,
+)
+from chainrule.runtime.cuda.arrays import Block, DeviceArray, adopt, check_element, is_on_gpu, padded
+from chainrule.runtime.cuda.device import ALIGNMENT, Device, DeviceMemoryError, Function, product_of
+from chainrule.runtime.store import Store
+from chainrule.runtime.values import Array
+
+BINDINGS = 16  # sizes that stay bound
+CHUNK = 32  # steps of one graph, at most, and so few that
+NODES = 4096  # launches are in it, at most, for a graph of many takes long to make, and
+STAGED = 1 << 28  # bytes of inputs and results lie beside it, at most
+
+Given = Array | DeviceArray
+
+
+@dataclass(eq=False)
+class Recording:
+    """`count` steps in a row, with memory for what goes in and comes out.
+
+    fed, kept: by buffer, where that of the first step lies and how many bytes each next one is further on (0: one for
+    all). The results lie side by side from `block` on.
+    """
+
+    count: int
+    block: Block
+    fed: Mapping[int, tuple[int, int]]
+    kept: Mapping[int, tuple[int, int]]
+    results: int  # bytes
+    replay: Callable[[], None] | None = None
+
+
+@dataclass(eq=False)
+class Binding:
+    """A program for one set of sizes: where its buffers lie, and what was recorded of it."""
+
+    plan: Plan
+    arena: Block
+    places: list[int]  # by buffer
+    scratch: int
+    chunk: int
+    warm: bool = False  # whether a step was done
+    recordings: dict[tuple[int, frozenset[int]], Recording] = field(default_factory=dict)
+
+
+class Runner:
+    """A program that runs on `device`: `executable` with its objects (by SHA-256), bound to `store`, which lies there.
+
+    What it offers is what `runtime.step.Runner` does.
+    """
+
+    threads: int | None = None  # of the CPU
+
+    def __init__(self, executable: Executable, objects: Mapping[str, bytes], store: Store, device: Device) -> None:
+        self.executable, self.store, self.device = executable, store, device
+        self._functions: list[Function] = [
+            device.load(objects[kernel.object], objects[kernel.ptx], kernel.symbol) for kernel in executable.kernels
+        ]
+        store.admit(executable)
+        self._lasting = {item.buffer: store.array("param", item.name).array.address for item in executable.params}
+        self._lasting |= {item.buffer: store.array("state", item.name).array.address for item in executable.states}
+        self._fixed()
+        self._scalars = [store.array("scalar", item.name) for item in executable.scalars]
+        self._known: tuple[float, ...] = ()  # the run-time numbers that the device has
+        self._arena: Block | None = None
+        self._bindings: OrderedDict[tuple[Shape, ...], Binding] = OrderedDict()
+        self._names = tuple(item.name for item in executable.inputs)
+
+    def run(
+        self,
+        inputs: Mapping[str, Any],
+        steps: int | None = None,
+        outputs: Sequence[str] | None = None,
+        out: Mapping[str, Any] | None = None,
+        on_device: bool = False,
+    ) -> dict[str, Any]:
+        """One step of the program, or `steps` of them in one call; its outputs (or those named).
+
+        Inputs, and arrays in `out`, may lie on the GPU. With `steps`, an input may have a leading axis of that length,
+        one slice a step, and every output has it. on_device: results as DeviceArrays; else NumPy's. When this returns,
+        all is done. Raises ChainruleError before anything changes where an input does not fit or an index is out of
+        range.
+        """
+        check_names(self.executable, inputs)
+        with self.store.lock:
+            given = {item.buffer: self._given(item, inputs[item.name]) for item in self.executable.inputs}
+            if steps is None:
+                found = self._one(given, out or {}, on_device)
+            else:
+                found = self._many(given, positive(steps), on_device)
+        return found if outputs is None else chosen(self.executable, found, outputs)
+
+    def again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """`run` for one step like the last one; None: there is no shorter way here."""
+        return None
+
+    def warm(self, **shapes: Shape) -> None:
+        """Bind sizes for inputs of these shapes ahead of the first call."""
+        with self.store.lock:
+            self._bind([tuple(shapes[name]) for name in self._names])
+
+    def _given(self, item: Input, value: Any) -> Given:
+        """The input as an array, here or on the GPU."""
+        if not is_on_gpu(value):
+            return array_of(self.executable, item, value)
+        array = adopt(item.name, value, self.device)
+        check_element(item.name, array, self.executable.buffers[item.buffer].element)
+        return array
+
+    def _one(self, given: Mapping[int, Given], out: Mapping[str, Any], on_device: bool) -> dict[str, Any]:
+        binding = self._bind([array.shape for array in given.values()])
+        targets = {name: adopt(name, a, self.device) if is_on_gpu(a) else a for name, a in out.items()}
+        check_out(self.executable, binding.plan, targets, (np.ndarray, DeviceArray))
+        self._check_ranges(binding, given, None)
+        recording = self._recording(binding, 1, frozenset())
+        if on_device:
+            targets = self._room(binding, (), True) | targets
+        for buffer, array in given.items():
+            self._feed(binding.places[buffer], 0, array, buffer, binding.plan)
+        self._do(binding, recording)
+        return self._collect(binding, recording, targets) | dict(out)
+
+    def _many(self, given: Mapping[int, Given], steps: int, on_device: bool) -> dict[str, Any]:
+        """`steps` steps; inputs with one more axis move on along it."""
+        items = self.executable.inputs
+        moving = frozenset(i.buffer for i in items if moves(self.executable, i, given[i.buffer].shape, steps))
+        binding = self._bind([a.shape[1:] if k in moving else a.shape for k, a in given.items()])
+        self._check_ranges(binding, given, steps)
+        whole = self._room(binding, (steps,), on_device)
+        for buffer in given.keys() - moving:
+            self._feed(binding.places[buffer], 0, given[buffer], buffer, binding.plan)
+        done = 0
+        while done < steps:
+            count = binding.chunk if binding.warm and steps - done >= binding.chunk else 1
+            try:
+                recording = self._recording(binding, count, moving if count > 1 else frozenset())
+            except DeviceMemoryError:
+                if count == 1:
+                    raise
+                binding.chunk = 1  # there is no room for what many steps read and write
+                continue
+            for buffer in moving:
+                place, stride = recording.fed.get(buffer, (binding.places[buffer], 0))
+                self._feed(place, stride, _part(given[buffer], done, count), buffer, binding.plan)
+            self._do(binding, recording)
+            self._collect(binding, recording, {name: _part(array, done, count) for name, array in whole.items()})
+            done += count
+        return whole
+
+    def _room(self, binding: Binding, leading: Shape, on_device: bool) -> dict[str, Any]:
+        """An array for each output, with these axes before its own."""
+        found: dict[str, Any] = {}
+        for item in self.executable.outputs:
+            shape = (*leading, *binding.plan.shapes[item.buffer])
+            dtype = ELEMENTS[self.executable.buffers[item.buffer].element]
+            found[item.name] = DeviceArray.empty(self.device, shape, dtype) if on_device else np.empty(shape, dtype)
+        return found
+
+    def _check_ranges(self, binding: Binding, given: Mapping[int, Given], steps: int | None) -> None:
+        """Raises ChainruleError where an index would lead out of what it indexes."""
+        for item in checked(self.executable):
+            held = given[item.buffer]
+            array = held.numpy() if isinstance(held, DeviceArray) else held
+            bound = evaluate(item.bound or (), binding.plan.sizes)
+            if array.size and (int(array.max()) >= bound or int(array.min()) < 0):
+                position = int(((array < 0) | (array >= bound)).argmax())
+                raise out_of_range(item, array, position, binding.plan, steps)
+
+    def _feed(self, place: int, stride: int, array: Given, buffer: int, bound: Plan) -> None:
+        """Put an input, or the slices of one, `stride` bytes from each other, where the kernels read it."""
+        count, dtype = bound.bytes[buffer], ELEMENTS[self.executable.buffers[buffer].element]
+        if count == 0:
+            return
+        if isinstance(array, DeviceArray):
+            together = stride in (0, count)
+            for at in range(0, array.nbytes, array.nbytes if together else count):
+                self.device.copy(place + at // count * stride, array.address + at, array.nbytes if together else count)
+            return
+        rows = np.ascontiguousarray(array, dtype)
+        if stride not in (0, count):
+            spread = np.zeros((array.shape[0], stride), np.uint8)
+            spread[:, :count] = rows.reshape(-1).view(np.uint8).reshape(-1, count)
+            rows = spread
+        self.device.write(place, rows)
+
+    def _do(self, binding: Binding, recording: Recording) -> None:
+        """The steps of `recording`, enqueued."""
+        self._tell_numbers()
+        if recording.replay is not None:
+            recording.replay()
+        elif not binding.warm:
+            self._enqueue(binding, recording)
+            binding.warm = True
+        else:
+            recording.replay = self.device.capture(lambda: self._enqueue(binding, recording))
+            recording.replay()
+        if self.executable.training:
+            self.store.clock[1] += recording.count
+            if self.executable.clock is not None:  # a kernel of its own has counted on the device
+                self._known = (*self._known[:-1], self._known[-1] + recording.count)
+
+    def _tell_numbers(self) -> None:
+        """Let the device have the learning rates and the clock as they are now."""
+        clock = self.store.clock.tolist() if self.executable.clock is not None else []
+        now = (*(float(number) for number in self._scalars), *clock)
+        if now == self._known:
+            return
+        block = np.zeros(self._numbers.count, np.uint8)
+        for k, number in enumerate(self._scalars):
+            block[k * ALIGNMENT :][: number.nbytes] = number.reshape(1).view(np.uint8)
+        if clock:
+            block[len(self._scalars) * ALIGNMENT :][:16] = self.store.clock.view(np.uint8)
+        self.device.write(self._numbers.address, block)
+        self._known = now
+
+    def _enqueue(self, binding: Binding, recording: Recording) -> None:
+        """Every launch of every step, or the library's product for it, and copies of results that no launch wrote."""
+        executable, sizes, device = self.executable, binding.plan.sizes, self.device
+        itemsize = ELEMENTS[executable.element].itemsize
+        for step in range(recording.count):
+            places = self._places(binding, recording, step)
+            for launch in executable.launches:
+                extent = evaluate(launch.extent, sizes)
+                if extent == 0:
+                    continue
+                held = [places[buffer] for buffer in launch.buffers]
+                product = launch.multiply and product_of(launch.multiply, executable.element, itemsize, held, sizes)
+                if product and device.multiply(product):
+                    continue
+                words = [*held, *(evaluate(size, sizes) for size in launch.sizes), binding.scratch]
+                device.launch(self._functions[launch.kernel], extent, launch.threads, words)
+            for buffer, (place, stride) in recording.kept.items():
+                target, count = place + step * stride, binding.plan.bytes[buffer]
+                if places[buffer] != target and count:
+                    device.copy(target, places[buffer], count)
+
+    def _places(self, binding: Binding, recording: Recording, step: int) -> list[int]:
+        """Where the buffers lie in this step of `recording`."""
+        places = list(binding.places)
+        for buffer, (place, stride) in recording.fed.items():
+            places[buffer] = place + step * stride
+        for buffer, (place, stride) in recording.kept.items():
+            if self.executable.buffers[buffer].space == "arena":
+                places[buffer] = place + step * stride
+        return places
+
+    def _collect(self, binding: Binding, recording: Recording, targets: Mapping[str, Any]) -> dict[str, Any]:
+        """The results of the steps of `recording`: in `targets`, a slice a step, or where there is none, as copies."""
+        block, here = recording.block, None
+        found: dict[str, Any] = {}
+        for item in self.executable.outputs:
+            place, stride = recording.kept[item.buffer]
+            target, count = targets.get(item.name), binding.plan.bytes[item.buffer]
+            if isinstance(target, DeviceArray):
+                for step in range(recording.count if count else 0):
+                    self.device.copy(target.address + step * count, place + step * stride, count)
+                found[item.name] = target
+                continue
+            if here is None:
+                here = np.empty(recording.results, np.uint8)
+                self.device.read(block.address, here)
+            rows = here[place - block.address :][: recording.count * stride].reshape(recording.count, -1)[:, :count]
+            dtype = ELEMENTS[self.executable.buffers[item.buffer].element]
+            if target is None:
+                array = rows[0].view(dtype).reshape(binding.plan.shapes[item.buffer])
+                found[item.name] = array if array.ndim else array[()]
+            else:
+                target[...] = np.ascontiguousarray(rows).view(dtype).reshape(target.shape)
+                found[item.name] = target
+        if here is None or any(isinstance(target, DeviceArray) for target in targets.values()):
+            self.device.wait()
+        return found
+
+    def _bind(self, shapes: Sequence[Shape]) -> Binding:
+        """The binding for inputs of these shapes, in their order: found again, or made."""
+        known = tuple(shapes)
+        binding = self._bindings.get(known)
+        if binding is None:
+            named = dict(zip(self._names, known, strict=True))
+            binding = self._new_binding(plan(self.executable, bind(self.executable, named), ALIGNMENT))
+            self._bindings[known] = binding
+            if len(self._bindings) > BINDINGS:
+                self._bindings.popitem(last=False)
+        self._bindings.move_to_end(known)
+        return binding
+
+    def _new_binding(self, bound: Plan) -> Binding:
+        executable, sizes = self.executable, bound.sizes
+        scratch = max((evaluate(x.extent, sizes) * evaluate(x.scratch, sizes) for x in executable.launches), default=0)
+        needed = bound.arena + scratch
+        if self._arena is None or needed > self._arena.count:  # all bindings share one: with it go those before
+            self._bindings.clear()
+            self._arena = None
+            told = ", ".join(f"{dim.name} = {sizes[dim.name]}" for dim in executable.dims if dim.numerator is None)
+            what = f"{executable.name} with {told}" if told else executable.name
+            self._arena = self._block(needed, f"a step of {what} needs {needed:,} bytes beside its parameters")
+        start = self._arena.address
+        places = [start + (offset or 0) for offset in bound.offsets]
+        for buffer, place in self._lasting.items():
+            places[buffer] = place
+        staged = [*(item.buffer for item in executable.inputs), *(item.buffer for item in executable.outputs)]
+        room = STAGED // max(sum(padded(bound.bytes[buffer]) for buffer in staged), 1)
+        chunk = max(min(CHUNK, NODES // max(len(executable.launches), 1), room), 1)
+        return Binding(bound, self._arena, places, start + bound.arena if scratch else 0, chunk)
+
+    def _recording(self, binding: Binding, count: int, moving: frozenset[int]) -> Recording:
+        """The recording of so many steps that move on along these inputs: found again, or with memory made for it."""
+        known = binding.recordings.get((count, moving))
+        if known is not None:
+            return known
+        outputs = dict.fromkeys(item.buffer for item in self.executable.outputs)
+        kept, results = _lay(outputs, binding.plan.bytes, count, 0)
+        fed, total = _lay(sorted(moving), binding.plan.bytes, count, results)
+        block = self._block(total, f"inputs and results of {count} steps need {total:,} bytes")
+        made = Recording(count, block, _from(block.address, fed), _from(block.address, kept), results)
+        binding.recordings[count, moving] = made
+        return made
+
+    def _fixed(self) -> None:
+        """Places on the device of what has one size for good: constants, run-time numbers, the clock."""
+        executable = self.executable
+        numbers = [item.buffer for item in executable.scalars]
+        numbers += [] if executable.clock is None else [executable.clock]
+        self._numbers = Block(self.device, len(numbers) * ALIGNMENT)
+        self._lasting |= {buffer: self._numbers.address + k * ALIGNMENT for k, buffer in enumerate(numbers)}
+        self._constants = []
+        for buffer, array in constants(executable):
+            block = self._block(array.nbytes, f"a constant of {executable.name}")
+            if array.nbytes:
+                self.device.write(block.address, array)
+            self._constants.append(block)
+            self._lasting[buffer] = block.address
+
+    def _block(self, count: int, needs: str) -> Block:
+        try:
+            return Block(self.device, count)
+        except DeviceMemoryError as error:
+            raise error.during(needs) from None
+
+
+def _lay(buffers: Iterable[int], counts: Sequence[int], steps: int, at: int) -> tuple[dict[int, tuple[int, int]], int]:
+    """By buffer, the offset (from `at` on) of its first of `steps` slices and their distance; and where all end."""
+    found = {}
+    for buffer in buffers:
+        found[buffer] = at, padded(counts[buffer])
+        at += steps * padded(counts[buffer])
+    return found, at
+
+
+def _from(address: int, laid: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
+    return {buffer: (address + at, stride) for buffer, (at, stride) in laid.items()}
+
+
+def _part(array: Any, start: int, count: int) -> Any:
+    """Slices [start, start + count) along the first axis, where they lie."""
+    if not isinstance(array, DeviceArray):
+        return array[start : start + count]
+    shape = (count, *array.shape[1:])
+    at = array.address + start * (array.nbytes // max(array.shape[0], 1))
+    return DeviceArray(array.device, shape, array.dtype, at, array.owner, array.readonly)
