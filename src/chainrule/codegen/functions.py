@@ -18,6 +18,7 @@ from llvmlite import ir
 from chainrule.codegen import coefficients as table
 from chainrule.codegen.lowering import (
     LLVM,
+    Library,
     Traced,
     bits_of,
     constant,
@@ -25,6 +26,7 @@ from chainrule.codegen.lowering import (
     element_of,
     elementwise,
     float_of,
+    library_of,
     muladd,
     of_bits,
 )
@@ -57,6 +59,7 @@ __all__ = [
 inf, nan = math.inf, math.nan
 
 LOG2E = 1.4426950408889634
+C = Library("", {})
 LN2 = {
     "float32": (0.693359375, -2.12194440054690583e-4),
     "float64": (6.93147180369123816490e-01, 1.90821492927058770e-10),
@@ -259,7 +262,7 @@ def sigmoid(x: Any) -> Any:
 
 def _erf(x: Any) -> Any:
     if element_of(x) == "float64":
-        return _library("erf", x)
+        return by_library("erf", x)
     a = _magnitude(x)
     a = _where(a > 4.0, constant(x, 4.0), a)
     # log(1 - erf a); -9/8 is exact, so near 0 but one rounding counts
@@ -272,14 +275,23 @@ def erf(x: Any) -> Any:
     return _plain(_erf, x)
 
 
-def _library(name: str, *values: Any) -> Any:
-    """The C library's function, lane by lane."""
+def by_library(name: str, *values: Any) -> Any:
+    """The function of the machine's library, C's on a CPU, lane by lane."""
     x = values[0]
     if not isinstance(x, Traced):
         function = getattr(math, name)
         return np.vectorize(lambda *a: _guarded(function, *a), otypes=[element_of(x)])(*values)[()]
+    library = library_of(x) or C
+    if (name, x.element) in library.sources:
+        return library.sources[name, x.element](*values)
+    return called(name, *values)
+
+
+def called(name: str, *values: Traced) -> Traced:
+    """A call of the library's own function, lane by lane."""
+    x, library = values[0], library_of(values[0]) or C
     kind = LLVM[x.element]
-    known = declare(x.builder.module, name + ("f" if x.element == "float32" else ""), kind, [kind] * len(values))
+    known = declare(x.builder.module, library.named(name, x.element), kind, [kind] * len(values))
     known.attributes.add("nounwind")
     if not x.lanes:
         return x.like(x.builder.call(known, [v.value for v in values]))
@@ -301,17 +313,17 @@ def _guarded(function: Source, *values: float) -> float:
         return inf
 
 
-def _by_library(name: str) -> Source:
+def _unary(name: str) -> Source:
     def function(x: Any) -> Any:
-        return _plain(lambda y: _library(name, y), x)
+        return _plain(lambda y: by_library(name, y), x)
 
     function.__name__ = name
     function.__doc__ = f"{name}(x), as libm."
-    elementwise(function, lambda x: _library(name, x))
+    elementwise(function, lambda x: by_library(name, x))
     return function
 
 
-sin, cos, tan, asin, acos, atan, sinh, cosh, asinh, acosh, atanh, erfc, lgamma = map(_by_library, LIBM)
+sin, cos, tan, asin, acos, atan, sinh, cosh, asinh, acosh, atanh, erfc, lgamma = map(_unary, LIBM)
 
 
 def atan2(y: Any, x: Any) -> Any:
@@ -386,8 +398,8 @@ for _function, _source in (
     (erf, _erf),
     (sign, _sign),
     (fma, muladd),
-    (power, lambda x, y: _library("pow", x, y)),
-    (atan2, lambda y, x: _library("atan2", y, x)),
+    (power, lambda x, y: by_library("pow", x, y)),
+    (atan2, lambda y, x: by_library("atan2", y, x)),
     (sqrt, lambda x: x.intrinsic("llvm.sqrt")),
     (floor, lambda x: x.intrinsic("llvm.floor")),
     (ceil, lambda x: x.intrinsic("llvm.ceil")),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.codegen.functions import Source, _library, _log, _plain, _polynomial
+from chainrule.codegen.functions import Source, _log, _plain, _polynomial, by_library
 from chainrule.codegen.lowering import Traced, constant, elementwise
 from chainrule.codegen.lowering import where as _where
 
@@ -27,7 +27,7 @@ def _whole(x: Any) -> Any:
 
 def _cotangent(x: Any) -> Any:
     """cot πx."""
-    return constant(x, 1.0) / _library("tan", constant(x, math.pi) * (x - _whole(x)))
+    return constant(x, 1.0) / by_library("tan", constant(x, math.pi) * (x - _whole(x)))
 
 
 def _digamma(x: Any) -> Any:

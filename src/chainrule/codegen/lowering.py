@@ -8,7 +8,7 @@ This is also fast: tracing `exp` takes a millisecond where compiling it with Num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ LLVM = {
 }
 INTEGER_OF = {"float32": "int32", "float64": "int64"}
 FLOAT_OF = {"int32": "float32", "int64": "float64"}
+LIBRARY_HAS = ("llvm.fabs", "llvm.rint")  # what a GPU's compiler knows as its library's functions alone
 
 
 class Vector(types.Type):
@@ -133,6 +134,8 @@ class Traced:
         return self._binary(other, "fdiv", "sdiv", swap=True)
 
     def __neg__(self) -> Traced:
+        if self.is_float and library_of(self) is not None:
+            return self.const(-0.0) - self  # a GPU's compiler knows no negation
         return self.like(self.builder.fneg(self.value)) if self.is_float else 0 - self
 
     def __and__(self, other: Any) -> Traced:
@@ -182,7 +185,10 @@ class Traced:
         kind = self.type_of(self.element)
         suffix = f"v{self.lanes}" if self.lanes else ""
         suffix += {"float32": "f32", "float64": "f64", "int32": "i32", "int64": "i64"}[self.element]
-        declared = declare(self.builder.module, f"{name}.{suffix}", kind, [kind] * len(operands))
+        full = f"{name}.{suffix}"
+        if name in LIBRARY_HAS and (library := library_of(self)) is not None:
+            full = library.named(name.removeprefix("llvm."), self.element)
+        declared = declare(self.builder.module, full, kind, [kind] * len(operands))
         # which zero is the greater takes half of a maximum's instructions; as in NumPy, it may be either
         flags = ("nsz",) if name in ("llvm.maximum", "llvm.minimum") else ()
         return self.like(self.builder.call(declared, [operand.value for operand in operands], fastmath=flags))
@@ -196,6 +202,26 @@ class Traced:
         return self.like(
             self.builder.call(declare(self.builder.module, name, kind, [kind, power]), [self.value, exponent])
         )
+
+
+@dataclass(frozen=True)
+class Library:
+    """The mathematics of a machine whose names are not C's: a module's attribute `library`.
+
+    sources: what has a source of ours instead, by name and element.
+    """
+
+    prefix: str
+    sources: Mapping[tuple[str, str], Callable[..., Any]]
+
+    def named(self, name: str, element: str) -> str:
+        return self.prefix + name + ("f" if element == "float32" else "")
+
+
+def library_of(x: Traced) -> Library | None:
+    """The library of the module that `x` is computed in; None: C's."""
+    found: Library | None = getattr(x.builder.module, "library", None)
+    return found
 
 
 def declare(module: ir.Module, name: str, result: ir.Type, arguments: Sequence[ir.Type]) -> ir.Function:
@@ -320,7 +346,9 @@ def elementwise(
             name = element_name(kind) or ""
             wide = splat(builder, value, lanes) if lanes and not lanes_of(kind) else value
             values.append(Traced(builder, wide, name, lanes))
-        return call_traced(function.__name__, source, builder, values, result).value
+        library = library_of(values[0])
+        chosen = library.sources.get((function.__name__, values[0].element), source) if library else source
+        return call_traced(function.__name__, chosen, builder, values, result).value
 
     lowered(function, typer, emitter)
 

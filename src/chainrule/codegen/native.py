@@ -107,7 +107,12 @@ class _Typing(typing.Context):
 
 @cache
 def context() -> Any:
-    """What emits operations: `contract` everywhere, and division as IEEE has it."""
+    """What emits operations."""
+    return fresh_context()
+
+
+def fresh_context() -> Any:
+    """One that knows what is `lowered` by now: `contract` everywhere, and division as IEEE has it."""
     made = _Context(_Typing())
     made.refresh()
     made.typing_context.refresh()

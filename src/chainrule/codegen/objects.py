@@ -48,7 +48,7 @@ __all__ = [
     "Size",
     "assembly",
 ]
-__all__ += ["compile_object", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
+__all__ += ["bare", "compile_object", "plain", "scratch_bytes", "symbol_of", "undefined_symbols"]
 
 FORMAT = 6  # part of every symbol: change it with anything here that changes the code of equal sources
 
@@ -175,16 +175,21 @@ class _Rename(ast.NodeTransformer):
 @cache
 def canonical(job: Job) -> tuple[str, tuple[str, ...]]:
     """The kernel's source without names of its own, comments and docstrings; and its parameters' names as written."""
-    bare = _COMMENT.sub("", _DOCSTRING.sub("", job.source, count=1))
-    head = _HEAD.findall(bare)
-    if len(head) == 1 and head[0][0] == job.entry and '"' not in bare and "'" not in bare:
-        names = tuple(head[0][1].split(", "))
-        text = _renamed(*_placed(bare, {job.entry, *names, *(a or b for a, b in _BOUND.findall(bare))}))[0]
-    else:
-        text, names = _renamed(job.source, job.entry)
+    text, names = bare(job.source, job.entry)
     if len(names) != len(job.parameters) + 2:
         raise CompileError(f"{job.entry} takes {names}, of which {len(job.parameters)} are described, and lo, hi")
     return text, names
+
+
+@cache
+def bare(source: str, entry: str) -> tuple[str, tuple[str, ...]]:
+    """What `canonical` says of the function `entry` in `source`, whatever its parameters are."""
+    said = _COMMENT.sub("", _DOCSTRING.sub("", source, count=1))
+    head = _HEAD.findall(said)
+    if len(head) != 1 or head[0][0] != entry or '"' in said or "'" in said:
+        return _renamed(source, entry)
+    names = tuple(head[0][1].split(", "))
+    return _renamed(*_placed(said, {entry, *names, *(a or b for a, b in _BOUND.findall(said))}))[0], names
 
 
 _DOCSTRING, _COMMENT, _WORD = re.compile(r'"""[^"\\]*"""'), re.compile("#.*"), re.compile(r"\b[A-Za-z_]\w*")

@@ -94,6 +94,8 @@ class Translation:
         match s:
             case ast.Assign([ast.Name(name)], value):
                 self.assign(name, self.expression(value))
+            case ast.Assign([ast.Tuple(names)], value):
+                self.unpack(names, self.expression(value))
             case ast.Assign([ast.Subscript(target, index)], value):
                 stored = self.expression(value)
                 self.write(self.element(target, index), stored)
@@ -173,6 +175,16 @@ class Translation:
         if self.blocks:
             self.blocks[-1].assigned.add(name)
         self.builder.store(value.value, self.variables[name].value)
+
+    def unpack(self, names: Sequence[ast.expr], value: Value) -> None:
+        """``a, b = value``, each part to its name."""
+        kinds = getattr(value.kind, "types", ())
+        if len(kinds) != len(names):
+            raise Untranslatable(f"{len(names)} names for the {len(kinds)} parts of a {value.kind}")
+        for k, (target, kind) in enumerate(zip(names, kinds, strict=True)):
+            if not isinstance(target, ast.Name):
+                raise Untranslatable(f"no kernel unpacks into {ast.unparse(target)}")
+            self.assign(target.id, Value(kind, self.builder.extract_value(value.value, k)))
 
     @contextmanager
     def inside(self, block: ir.Block) -> Iterator[None]:

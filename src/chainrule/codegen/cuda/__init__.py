@@ -1,0 +1,1 @@
+"""The GPU's code: programs as kernels for NVIDIA's architectures."""
