@@ -1,0 +1,149 @@
+"""Data races: two threads that use one place, one of them writing, with nothing that orders them.
+
+What orders two accesses of a launch: the same thread; a barrier of the CTA between them; a barrier of the warp between
+them (bar.warp.sync), for lanes of one warp. Nothing orders two CTAs. Each place remembers, as one integer, the last
+thread that wrote it and the threads that read it:
+
+    launch | CTA | barriers passed by the CTA | barriers passed by the warp | who: one thread, several | thread
+
+"Several" is of one warp, of one CTA, or of several CTAs. An access by several lanes at once is ordered by nothing,
+too; only lanes of one warp that write one value together are let pass, because the hardware defines that.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+THREAD, LEVEL, WARP, BARRIER, CTA = 0, 11, 13, 21, 33  # where each field starts; above: the launch
+LAUNCH = 51
+ONE, MANY_OF_WARP, MANY_OF_CTA, MANY_CTAS = 0, 1, 2, 3
+ATOMIC = 1  # in a writer's level
+LAST_LAUNCH = 2 ** (63 - LAUNCH) - 1
+
+
+def field(stamp: Any, start: int, stop: int) -> Any:
+    return (stamp >> start) & ((1 << (stop - start)) - 1)
+
+
+def same_warp(a: Any, b: Any) -> Any:
+    return field(a, 5, LEVEL) == field(b, 5, LEVEL)
+
+
+def unordered(before: Any, now: Any) -> Any:
+    """Whether the access `before` may run at the same time as the one `now`."""
+    level = field(before, LEVEL, WARP)
+    launch = (before >> LAUNCH) == (now >> LAUNCH)
+    cta = (before >> CTA) == (now >> CTA)
+    interval = (before >> BARRIER) == (now >> BARRIER)
+    warps = (before >> WARP) == (now >> WARP)
+    threads = (field(before, THREAD, LEVEL) != field(now, THREAD, LEVEL)) | (level == MANY_OF_WARP)
+    within = (level == MANY_OF_CTA) | ~same_warp(before, now) | (warps & threads)
+    return launch & (~cta | (level == MANY_CTAS) | (interval & within))
+
+
+class Shadow:
+    """The last accesses to each place of a memory of `count` places."""
+
+    def __init__(self, count: int, reserve: Callable[[int], np.ndarray]) -> None:
+        self.writer = reserve(8 * count).view(np.int64)
+        self.reader = reserve(8 * count).view(np.int64)
+
+    def read(self, place: np.ndarray, now: np.ndarray, first: int) -> np.ndarray | None:
+        """Lanes with stamps `now` read; the positions of those that race, None if there are none."""
+        wrote = self.writer[place]
+        bad = None
+        if wrote.max() >= first:
+            racing = unordered(wrote & ~(3 << LEVEL), now)
+            bad = np.flatnonzero(racing) if racing.any() else None
+        before = self.reader[place]
+        self.reader[place] = now if before.max() < first else joined(before, now)
+        stays = self.reader[place]
+        others = np.flatnonzero(field(stays ^ now, THREAD, LEVEL) | ((stays ^ now) >> CTA))
+        if len(others):
+            self.share(place[others], stays[others], now[others])
+        return bad
+
+    def read_by_all(self, place: int, now: np.ndarray, first: int) -> bool:
+        """Lanes with stamps `now` all read one place; whether any of them races."""
+        wrote, before = self.writer[place], self.reader[place]
+        racing = wrote >= first and bool(np.any(unordered(wrote & ~(3 << LEVEL), now)))
+        last = now[-1]
+        others = now[0] != last
+        level = np.where(same_warp(now[0], last), MANY_OF_WARP, MANY_OF_CTA) if others else ONE
+        level = level if (now[0] >> CTA) == (last >> CTA) else MANY_CTAS
+        if before >= first:
+            level = max(level, field(joined(before, last), LEVEL, WARP))
+        self.reader[place] = last | (level << LEVEL)
+        return racing
+
+    def share(self, place: np.ndarray, stays: np.ndarray, now: np.ndarray) -> None:
+        """Several lanes read one place at once: say so, the widest circle last."""
+        level = np.where(same_warp(stays, now), MANY_OF_WARP, MANY_OF_CTA)
+        level = np.where((stays >> CTA) == (now >> CTA), level, MANY_CTAS)
+        level = np.maximum(level, field(stays, LEVEL, WARP))
+        for k in (MANY_OF_WARP, MANY_OF_CTA, MANY_CTAS):
+            chosen = level == k
+            self.reader[place[chosen]] = (stays[chosen] & ~(3 << LEVEL)) | (k << LEVEL)
+
+    def write(self, place: np.ndarray, now: np.ndarray, value: Any, first: int) -> np.ndarray | None:
+        """Lanes with stamps `now` write `value`; the positions of those that race, None if there are none."""
+        wrote, was_read = self.writer[place], self.reader[place]
+        bad = np.zeros(len(place), bool)
+        if wrote.max() >= first:
+            bad |= unordered(wrote & ~(3 << LEVEL), now)
+        if was_read.max() >= first:
+            bad |= unordered(was_read, now)
+        self.writer[place] = now
+        stays = self.writer[place]
+        lost = stays != now
+        if lost.any():
+            bad |= lost & self.differs(place, stays, now, value)
+        return np.flatnonzero(bad) if bad.any() else None
+
+    def differs(self, place: np.ndarray, stays: np.ndarray, now: np.ndarray, value: Any) -> np.ndarray:
+        """Among lanes that write one place together: not of the winner's warp, or not the winner's value."""
+        alone = ~same_warp(stays, now) | ((stays >> CTA) != (now >> CTA))
+        if value.ndim == 0:
+            return alone
+        order = np.argsort(place, kind="stable")
+        bits = value.view(f"u{value.dtype.itemsize}")[order]
+        first = np.searchsorted(place[order], place)
+        unequal = np.zeros(len(place), bool)
+        unequal[order] = bits != bits[first[order]]
+        return alone | unequal
+
+    def atomic(self, place: np.ndarray, now: np.ndarray, first: int) -> np.ndarray | None:
+        """Atomic updates race with plain accesses only."""
+        wrote, was_read = self.writer[place], self.reader[place]
+        plain = field(wrote, LEVEL, WARP) != ATOMIC
+        bad = (unordered(wrote & ~(3 << LEVEL), now) & plain) | unordered(was_read, now)
+        self.writer[place] = now | (ATOMIC << LEVEL)
+        return np.flatnonzero(bad) if bad.any() else None
+
+    def forget(self) -> None:
+        for stamps in (self.writer, self.reader):
+            base = stamps
+            while isinstance(base, np.ndarray):
+                base = base.base
+            if isinstance(base, mmap.mmap):
+                base.madvise(mmap.MADV_DONTNEED)
+            elif isinstance(base, memoryview):
+                base.obj.madvise(mmap.MADV_DONTNEED)
+
+
+def joined(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """The readers `before` and `now` of one place as one stamp: `now`'s, with who has read it."""
+    level = field(before, LEVEL, WARP)
+    near = same_warp(before, now)
+    same = field(before, THREAD, LEVEL) == field(now, THREAD, LEVEL)
+    warp = np.where(near, np.where(same, level, np.maximum(level, MANY_OF_WARP)), MANY_OF_CTA)
+    together = ((before >> WARP) == (now >> WARP)) | ~near | (level == MANY_OF_CTA)
+    within = np.where(((before >> BARRIER) == (now >> BARRIER)) & together, np.maximum(warp, level), ONE)
+    found = np.where((before >> CTA) == (now >> CTA), within, MANY_CTAS)
+    found = np.where(level == MANY_CTAS, MANY_CTAS, found)
+    found = np.where((before >> LAUNCH) == (now >> LAUNCH), found, ONE)
+    return now | (found << LEVEL)
