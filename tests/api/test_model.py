@@ -152,7 +152,7 @@ REFUSED = {
     "an unknown output": (lambda m: m.compile(outputs=["logit"]), "did you mean 'logits'"),
     "an unknown loss": (lambda m: m.compile(loss="los"), "did you mean 'loss'"),
     "a loss that is no number": (lambda m: m.compile(loss="logits"), "logits is [batch, 3], and a loss is one number"),
-    "another target": (lambda m: m.compile(target="tpu"), "target='cpu'"),
+    "another target": (lambda m: m.compile(target="tpu"), "target='cpu' or 'cuda'"),
     "another dtype": (lambda m: m.compile(dtype="float16"), "float32"),
     "no threads": (lambda m: m.compile(threads=0), "from 1 to"),
     "threads in words": (lambda m: m.compile(threads="two"), "from 1 to"),

@@ -2,7 +2,7 @@
 
 A model is its source; programs are compiled, or found in the cache, when something is asked of it. All programs of a
 model share one store of parameters, states and run-time numbers, which is of one dtype: that of its last training
-step. A program of the other dtype looks at a copy.
+step. A program of the other dtype looks at a copy. Where the programs run, there the store lies.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule import build
+from chainrule.api.place import DType, Place, Runner, place
 from chainrule.api.tensor import Tensor, plain, recorded_source
 from chainrule.errors import ChainruleError
+from chainrule.executable import Precision
 from chainrule.options import Options
 from chainrule.runtime.cache import bytes_of
-from chainrule.runtime.step import Runner
+from chainrule.runtime.cuda.device import Device
 from chainrule.runtime.store import Store
 from chainrule.source import Argument, Source, read_source
 
 safetensors = lazy_loader.load("safetensors")
 safetensors_numpy = lazy_loader.load("safetensors.numpy", suppress_warning=True)
 
-DType: TypeAlias = Literal["float32", "float64"]
 Array: TypeAlias = NDArray[Any]
 
 CHECKSUM = "sha256"  # of a saved file's numbers, in its metadata
@@ -43,18 +44,20 @@ class Model:
 
     Made from symbolic tensors, ``Model(loss, logits=logits)``: the loss, and outputs by name; or by `load`. Without
     a loss it can predict, and not be trained. dtype: of its parameters (float32 until something else is asked for).
+    place: where its programs run (the CPU until something else is asked for).
     """
 
     source: Source
     dtype: DType
-    _stores: dict[DType, Store]
-    _runners: dict[tuple[Options, int | None], Runner]
+    place: Place
+    _stores: dict[tuple[DType, Device | None], Store]
+    _runners: dict[tuple[Options, Device | None, int | None], Runner]
     _asked: dict[tuple[Any, ...], Runner]  # the same again for `predict`, by what it was called with
 
     def __init__(self, loss: Tensor | Source | None = None, /, *, name: str = "network", **outputs: Tensor) -> None:
         roots = outputs if loss is None or isinstance(loss, Source) else {"loss": loss, **outputs}
         self.source = loss if isinstance(loss, Source) else recorded_source(name, roots)
-        self.dtype, self._stores, self._runners, self._asked = "float32", {}, {}, {}
+        self.dtype, self.place, self._stores, self._runners, self._asked = "float32", Place(), {}, {}, {}
 
     def compile(
         self,
@@ -63,7 +66,9 @@ class Model:
         loss: str = "loss",
         outputs: Sequence[str] = (),
         dtype: DType = "float32",
-        target: str = "cpu",
+        target: Literal["cpu", "cuda"] | None = None,
+        arch: str | None = None,
+        precision: Precision | None = None,
         threads: int | None = None,
         seed: int | None = None,
         accurate: bool = False,
@@ -76,7 +81,8 @@ class Model:
 
         optimizer: one of the library's (sgd, momentum, nesterov, adam, adamw), with its `arguments` (rate=0.01). Those
         that are run-time numbers may be changed later in `Step.scalars`. outputs: tensors that a step returns beside
-        the loss. dtype: of the step, and of the model's parameters from now on. seed: draw the parameters anew
+        the loss. dtype: of the step, and of the model's parameters from now on. target, arch, precision: as in `to`
+        (default: where the model is). seed: draw the parameters anew
         (default: keep them; 0 where there are none). accurate: spend time on the last bits, where derivatives and
         convolutions would otherwise give up some. checkpoints: of recurrences keep the state every so many steps
         only, "sqrt" of how many there are, and compute what the backward pass needs between them again. memory: bytes
@@ -85,15 +91,27 @@ class Model:
         to make the step fast for.
         Raises SourceError where the model's text is wrong, ChainruleError where an argument is.
         """
-        if target != "cpu":
-            raise ChainruleError(f"there is no target {target!r}\n  Way out: target='cpu'")
+        where = self._place(target, arch, precision)
         asked, given = _names(outputs), tuple(sorted((name, plain(value)) for name, value in arguments.items()))
         options = Options(
             "train", asked, loss, optimizer, given, (), _checked(dtype), accurate, _every(checkpoints),
-            _budget(memory), tuple(sorted((sizes or {}).items())),
+            _budget(memory), tuple(sorted((sizes or {}).items())), where.target, where.precision,
         )  # fmt: skip
-        self._adopt(options.dtype)
+        where.check(options.dtype, threads)
+        self._adopt(options.dtype, where)
         return Step(self, options, self._runner(options, threads, seed))
+
+    def to(
+        self, target: Literal["cpu", "cuda"], *, arch: str | None = None, precision: Precision | None = None
+    ) -> Model:
+        """This model, whose programs run there from now on; its parameters go along.
+
+        arch: of the GPU, as in "sm_90" (default: the present one's, "sm_90" without one, where programs are compiled
+        and not run). precision: what the products of float32 are rounded to, "float32", "tf32" or "bf16"; their sums,
+        all else and the parameters stay float32.
+        """
+        self._adopt(self.dtype, place(target, arch, precision))
+        return self
 
     def predict(
         self,
@@ -102,23 +120,24 @@ class Model:
         outputs: Sequence[str] = (),
         dtype: DType | None = None,
         threads: int | None = None,
-        out: Mapping[str, Array] | None = None,
+        out: Mapping[str, Any] | None = None,
+        on_device: bool = False,
         **inputs: Any,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """The named outputs (default: those that the model declares) in eval mode, as copies.
 
         out: arrays that outputs are written to, by name, of the shapes and dtypes that these have. Only the inputs
-        upstream of what is asked are needed; the model's others may be given, and are not looked at.
+        upstream of what is asked are needed; the model's others may be given, and are not looked at. On a GPU inputs
+        and `out` may be arrays of other libraries that lie there; on_device: results stay there, as `DeviceArray`s.
         """
         names = _names(outputs)
         asked = self.dtype, dtype, threads, names
         runner = self._asked.get(asked)  # to make options and compare them takes longer than many a program runs
         if runner is None:
-            options = Options("predict", names, dtype=_checked(dtype or self.dtype))
-            runner = self._runner(options, threads)
-            if options.dtype == self.dtype:  # else the parameters are copied for each call
+            runner = self._runner(self._options("predict", names, dtype=dtype), threads)
+            if runner.executable.element == self.dtype:  # else the parameters are copied for each call
                 self._asked[asked] = runner
-        return runner.run(_needed(runner, inputs), out=out)
+        return runner.run(_needed(runner, inputs), out=out, **self._kept_there(on_device))
 
     def gradients(
         self,
@@ -128,15 +147,16 @@ class Model:
         loss: str = "loss",
         dtype: DType | None = None,
         threads: int | None = None,
+        on_device: bool = False,
         **inputs: Any,
-    ) -> tuple[Any, dict[str, Array]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """The loss, and its gradient with respect to each of `wrt` (parameters or inputs; default: all parameters).
 
         In training mode, yet nothing changes: no state, and not the count of steps, by which draws are made.
+        on_device: as in `predict`.
         """
-        options = Options("gradient", (), loss, wrt=_names(wrt), dtype=_checked(dtype or self.dtype))
-        runner = self._runner(options, threads)
-        found = runner.run(_needed(runner, inputs))
+        runner = self._runner(self._options("gradient", (), loss, wrt, dtype), threads)
+        found = runner.run(_needed(runner, inputs), **self._kept_there(on_device))
         return found[loss], {name: found[gradient] for name, gradient in runner.executable.gradients.items()}
 
     @property
@@ -183,30 +203,67 @@ class Model:
 
     def store(self, dtype: DType | None = None) -> Store:
         """What this model's programs share; made with seed 0 where nothing was compiled yet. dtype: from now on."""
-        self._adopt(_checked(dtype or self.dtype))
-        if self.dtype not in self._stores:
-            self._runner(Options("predict", dtype=self.dtype), None)
-        return self._stores[self.dtype]
+        self._adopt(_checked(dtype or self.dtype), self.place)
+        if self._home not in self._stores:
+            self._runner(self._options("predict"), None)
+        return self._stores[self._home]
 
-    def _adopt(self, dtype: DType) -> None:
-        """Let `dtype` be the model's; its values go along."""
-        before, self.dtype = self.dtype, dtype
-        if before in self._stores and dtype != before:
-            self._runner(Options("predict", dtype=dtype), None)
-            _copy(self._stores[before], self._stores[dtype])
+    @property
+    def _home(self) -> tuple[DType, Device | None]:
+        """Of the store that the model's values are in."""
+        return self.dtype, self.place.device
+
+    def _place(self, target: str | None, arch: str | None, precision: str | None) -> Place:
+        """Where a program is to run; what is not said is the model's."""
+        if (target, arch, precision) == (None, None, None):
+            return self.place
+        return place(target or ("cuda" if self.place.on_gpu else "cpu"), arch, precision)
+
+    def _options(
+        self,
+        mode: Literal["gradient", "predict"],
+        outputs: Sequence[str] = (),
+        loss: str = "loss",
+        wrt: Sequence[str] = (),
+        dtype: DType | None = None,
+    ) -> Options:
+        return Options(
+            mode, _names(outputs), loss, wrt=_names(wrt), dtype=_checked(dtype or self.dtype),
+            target=self.place.target, precision=self.place.precision,
+        )  # fmt: skip
+
+    def _kept_there(self, on_device: bool) -> dict[str, Any]:
+        """What a runner is told of where its results stay."""
+        if on_device and not self.place.on_gpu:
+            raise ChainruleError("on_device=True, and the program runs on the CPU\n  Way out: model.to('cuda')")
+        return {"on_device": True} if on_device else {}
+
+    def _adopt(self, dtype: DType, where: Place) -> None:
+        """Let `dtype` be the model's, and its place there; its values go along."""
+        where.check(dtype, None)
+        before = self._home
+        if where != self.place:
+            self._asked = {}
+        self.dtype, self.place = dtype, where
+        if before in self._stores and self._home != before:
+            self._runner(self._options("predict"), None)
+            _copy(self._stores[before], self._stores[self._home])
 
     def _runner(self, options: Options, threads: int | None, seed: int | None = None) -> Runner:
-        known = self._runners.get((options, threads))
+        where = self.place
+        where.check(options.dtype, threads)
+        known = self._runners.get((options, where.device, threads))
         if known is None:
             made = build.executable(self.source, options)
-            store = self._stores.get(options.dtype) or Store(seed or 0)
-            known = Runner(made.executable, made.objects, store, build.walker(), threads)
-            self._stores[options.dtype] = store  # only now: a program that does not load leaves nothing behind
-            self._runners[options, threads] = known
+            store = self._stores.get((options.dtype, where.device)) or where.store(seed or 0)
+            known = where.runner(made, store, threads)
+            # only now: a program that does not load leaves nothing behind
+            self._stores[options.dtype, where.device] = store
+            self._runners[options, where.device, threads] = known
         if seed is not None:
             known.store.restart(seed)
-        elif options.dtype != self.dtype and self.dtype in self._stores:
-            _copy(self._stores[self.dtype], known.store)
+        elif options.dtype != self.dtype and self._home in self._stores:
+            _copy(self._stores[self._home], known.store)
         return known
 
     def _repr_html_(self) -> str:
@@ -246,7 +303,7 @@ class Step:
         found = self.runner.run(_needed(self.runner, batches), steps)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
-    def predict(self, /, *, outputs: Sequence[str] = (), **inputs: Any) -> dict[str, Array]:
+    def predict(self, /, *, outputs: Sequence[str] = (), **inputs: Any) -> dict[str, Any]:
         """The model's outputs in eval mode, under these parameters."""
         dtype = self.runner.executable.element
         return self.model.predict(outputs=outputs, dtype=dtype, threads=self.runner.threads, **inputs)
@@ -305,6 +362,7 @@ def value_and_grad(
     private = Model(model.source)
 
     def evaluate(params: Mapping[str, Any] | None = None, **inputs: Any) -> tuple[Any, dict[str, Array]]:
+        private._adopt(private.dtype, model.place)
         here = private.store(dtype or model.dtype)
         _copy(model.store(), here)
         here.params.update(params or {})

@@ -18,6 +18,7 @@ from chainrule.errors import ChainruleError, nearest
 from chainrule.executable import Executable, derived_sizes, evaluate
 from chainrule.runtime.ceilings import ceilings
 from chainrule.runtime.profile import Profile, Timed, profile
+from chainrule.runtime.step import Runner
 from chainrule.source import Source
 
 USUAL = 64
@@ -42,6 +43,7 @@ def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
     """Measure, and show a table or JSON; draw the program with its figures in `out`."""
     read = source(asked.model, asked.settings)
     step, sizes = step_of(asked, read)
+    assert isinstance(step.runner, Runner)  # its tape is what is timed, launch by launch
     found = profile(step.runner, drawn(step.runner.executable, sizes))
     ceiling = ceilings(1)
     rows = [figures(launch, found, ceiling) for launch in found.launches]

@@ -37,7 +37,7 @@ BASE = 1 << 32  # where memory starts, far from every number that is none of its
 class Machine:
     """A GPU of `total` bytes, one of which nobody has allocated is never touched."""
 
-    name, stream, ordinal = "a machine of Python", 77, 0
+    name, architecture, stream, ordinal = "a machine of Python", "sm_90", 77, 0
 
     def __init__(self, total: int = 1 << 26, multiply: Callable | None = None) -> None:
         self.total, self.memory = total, np.zeros(total, np.uint8)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache as once
-from typing import cast
+from typing import Any, NoReturn, cast
 
 import lazy_loader
 
+from chainrule.executable import Executable
 from chainrule.runtime.cuda.device import Device, DeviceError
+from chainrule.runtime.store import Store
 
 driver = lazy_loader.load("chainrule.runtime.cuda.driver", suppress_warning=True)  # loads the driver's library
 
@@ -35,10 +37,37 @@ def architecture() -> str | None:
     """What the device in use compiles for, as in "sm_90"; None where there is none."""
     try:
         return device().architecture
-    except (DeviceError, ImportError):
+    except DeviceError:
         return None
+
+
+class Absent:
+    """A program for a GPU where there is none: to be looked at, saved and exported, and not to be run."""
+
+    threads = None
+
+    def __init__(self, executable: Executable, store: Store) -> None:
+        store.admit(executable)
+        self.executable, self.store = executable, store
+
+    def run(self, inputs: Mapping[str, Any], *others: Any, **settings: Any) -> NoReturn:
+        """Raises DeviceError, which says what there is not."""
+        device()
+        problem = f"{self.executable.name} was compiled before there was a GPU"
+        raise DeviceError(f"{problem}\n  Way out: compile it again, where it is to run")
+
+    def again(self, inputs: Mapping[str, Any]) -> None:
+        """There is no shorter way to nothing."""
+
+    def warm(self, **shapes: Any) -> NoReturn:
+        """As `run`."""
+        self.run({})
 
 
 @once
 def _opened() -> Device:
-    return cast(Device, driver.open_device())
+    try:
+        return cast(Device, driver.open_device())
+    except ImportError as error:
+        problem = f"programs for a GPU are run by cuda-core, which cannot be imported: {error}"
+        raise DeviceError(f"{problem}\n  Way out: pip install 'chainrule[cuda]'") from None
