@@ -8,6 +8,7 @@ count down in 64 bits, for a step that may be negative.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from numba.core import types
 from chainrule.codegen.cuda.functions import LIBRARY
 from chainrule.codegen.cuda.toolkit import ir_version
 from chainrule.codegen.native import fresh_context
-from chainrule.codegen.translate import ONE, Translation, Value
+from chainrule.codegen.translate import ONE, ZERO, Translation, Value, literal
 
 TRIPLE = "nvptx64-nvidia-cuda"
 LAYOUT = (
@@ -27,16 +28,20 @@ LAYOUT = (
 )
 
 
+LONGEST, LARGEST = 32, 2048
+"""Of a loop that is unrolled: how often it runs, and how many statements it becomes."""
+
+
 class Kernel(Translation):
-    """A kernel under construction, whose loops are plain: libNVVM unrolls those that are short."""
+    """A kernel under construction. Its loops are plain, and say whether to unroll them: what they index in registers
+    stays there only where each place is known.
+    """
 
     def loop(self, name: str, bounds: Sequence[ast.expr], body: Sequence[ast.stmt]) -> None:
         """``for name in range(...)``; a step may be any positive number."""
         b = self.builder
         values = [self.cast(self.expression(bound), types.int64) for bound in bounds]
-        start, stop, step = (
-            values if len(values) == 3 else [*([ir.Constant(ONE.type, 0)] * (2 - len(values))), *values, ONE]
-        )
+        start, stop, step = values if len(values) == 3 else [*[ZERO, *values][-2:], ONE]
         place = self.slot(ONE.type)
         b.store(start, place)
         head, first, end = (b.append_basic_block() for _ in range(3))
@@ -47,10 +52,57 @@ class Kernel(Translation):
         with self.inside(first):
             self.assign(name, Value(types.int64, now))
             self.statements(body)
-            if not b.block.is_terminated:
-                b.store(b.add(now, step, flags=("nsw",)), place)
-                b.branch(head)
+            b.store(b.add(now, step, flags=("nsw",)), place)
+            again = b.branch(head)
         b.position_at_end(end)
+        if wish := _unrolling(bounds, body):
+            again.set_metadata("llvm.loop", _loop(b.module, wish))
+
+
+def _unrolling(bounds: Sequence[ast.expr], body: Sequence[ast.stmt]) -> str:
+    """What a loop asks of libNVVM; empty: its own choice.
+
+    A step that is known at run time alone makes a loop over the whole grid: most threads take it once, and unrolling
+    it would begin with a division of 64 bits.
+    """
+    if len(bounds) == 3 and literal(bounds[2]) is None:
+        return "llvm.loop.unroll.disable"
+    times = _times(bounds)
+    few = times is not None and times <= LONGEST and times * _statements(body) <= LARGEST
+    return "llvm.loop.unroll.full" if few else ""
+
+
+def _times(bounds: Sequence[ast.expr]) -> int | None:
+    """How often a loop runs, if its bounds are written out."""
+    numbers = [number for bound in bounds if isinstance(number := literal(bound), int)]
+    return len(range(*numbers)) if len(numbers) == len(bounds) else None
+
+
+def _statements(body: Sequence[ast.stmt]) -> int:
+    """How many statements the body becomes with its short loops unrolled."""
+    count = 0
+    for s in body:
+        match s:
+            case ast.For(_, ast.Call(_, bounds, []), inner, []):
+                times = _times(bounds)
+                count += _statements(inner) * (times if times is not None and times <= LONGEST else 1)
+            case ast.If(_, then, other):
+                count += _statements(then) + _statements(other)
+            case _:
+                count += 1
+    return count
+
+
+def _loop(module: ir.Module, wish: str) -> Any:
+    """A loop's own metadata, which has to begin with itself: `_named` sees to that, for no printer can."""
+    number = len(module.metadata)
+    return module.add_metadata(
+        [ir.MetaDataString(module, f"loop {number}"), module.add_metadata([ir.MetaDataString(module, wish)])]
+    )
+
+
+def _named(text: str) -> str:
+    return re.sub(r'^(!\d+) = !{ !"loop \d+", ', r"\1 = distinct !{ \1, ", text, flags=re.MULTILINE)
 
 
 @cache
@@ -94,7 +146,7 @@ def module_of(
     main, *others = dict.fromkeys(library.everything())
     if others:
         raise TypeError(f"Numba would compile {[str(other.name) for other in others]} for the CPU")
-    return str(main)
+    return _named(str(main))
 
 
 def _annotate(module: ir.Module, body: ir.Function, threads: int) -> None:
