@@ -3,6 +3,11 @@
 A source that traces to arithmetic (`codegen.functions`, `codegen.gamma`) is right on every machine. What a GPU has
 instructions for, exponentials above all, is NVIDIA's libdevice instead, inlined: it computes float32 without a single
 operation in float64, and keeps NaN, infinities, denormals and signed zeros.
+
+Largest errors in float32, in ulp, over all kinds of numbers, the hardware's ex2, lg2 and rcp taken as exact (they are
+within 2^-22): log, log1p 0.9; exp, erf, atan 1.2; expm1 1.3; asin, acos 1.4; asinh 1.5; sinh, cosh, acosh 1.7; tanh
+1.8; sin, cos 2.2; atanh 2.4; sigmoid 2.5; erfc 3.4; tan 3.6; power 0.8 and atan2 1.4 where that was measured. Division
+and sqrt are rounded correctly.
 """
 
 from __future__ import annotations
@@ -79,9 +84,19 @@ __all__ = [
 Source = Callable[..., Any]
 
 
-def _sigmoid(x: Any) -> Any:
+def _sigmoid(x: Traced) -> Any:
+    """z / (1 + z) or 1 / (1 + z) with z = e^-|x|: small values keep their bits. Of numbers in [1, 2] the hardware's
+    reciprocal is within an ulp.
+    """
     one = constant(x, 1.0)
-    return one / (one + called("exp", -x))
+    z = called("exp", -x.intrinsic("llvm.fabs"))
+    above = _where(x < 0, z, one)
+    return above * _reciprocal(one + z) if x.element == "float32" else above / (one + z)
+
+
+def _reciprocal(x: Traced) -> Traced:
+    kind = ir.FunctionType(x.value.type, [x.value.type])
+    return x.like(x.builder.asm(kind, "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x.value], False))
 
 
 def _whole(name: str) -> Source:

@@ -1,7 +1,7 @@
 """sin, cos and tan in float32 by float32 and integers alone: libdevice's take float64 for large arguments.
 
 x = q π/2 + r with |r| <= π/4, exactly enough: three fused multiply-adds up to 105615 (Cody and Waite); beyond, which
-few threads take, the bits of 2/π that count, multiplied as integers (Payne and Hanek, 1983). Errors are below 2 ulp
+few threads take, the bits of 2/π that count, multiplied as integers (Payne and Hanek, 1983). Errors are below 2.2 ulp
 for sin and cos, 4 ulp for tan; infinities and NaN give NaN. Source of the polynomials: S. Moshier's Cephes.
 """
 
