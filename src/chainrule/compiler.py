@@ -21,6 +21,7 @@ from chainrule.ir import cost
 from chainrule.ir.expression import expression_text
 from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, Node
+from chainrule.ir.machine import CPU, GPU
 from chainrule.ir.program import Program
 from chainrule.ir.trace import Step
 from chainrule.ir.validate import validate
@@ -230,7 +231,8 @@ def program(compiled: Compiled, options: Options, choices: Choices = COST_MODEL)
     training, item = options.mode == "train", 8 if options.dtype == "float64" else 4
     accurate, memory = options.accurate, options.memory
     return schedule(
-        graph, training=training, sizes=sizes, accurate=accurate, memory=memory, item=item, choices=choices
+        graph, training=training, sizes=sizes, accurate=accurate, memory=memory, item=item, choices=choices,
+        machine=CPU if options.arch is None else GPU,
     )  # fmt: skip
 
 

@@ -320,6 +320,23 @@ def exclusive_not(x: Any) -> Any:
     return ~x
 
 
+def dot(ins: Instruction) -> Meaning:
+    """dp4a, dp2a: four numbers of 8 bits, or two of 16, times bytes of a word, added to a third operand."""
+    bits, count = (8, 4) if ins.opcode == "dp4a" else (16, 2)
+    first = 2 if "hi" in ins.modifiers else 0
+    kinds = ins.modifiers[-2:]
+
+    def part(x: Any, bits: int, k: int, kind: str) -> Any:
+        wide = np.asarray(x).astype(np.int64) >> bits * k & (1 << bits) - 1
+        return wide - (wide >> bits - 1 << bits) if kind[0] == "s" else wide
+
+    def f(a: Any, b: Any, c: Any) -> Any:
+        terms = (part(a, bits, k, kinds[0]) * part(b, 8, first + k, kinds[1]) for k in range(count))
+        return (np.asarray(c).astype(np.int64) + sum(terms)).astype(np.int32)
+
+    return f, (np.int32,) * 3, np.int32
+
+
 RULES: dict[str, Callable[[Instruction], Meaning]] = {
     **dict.fromkeys(("add", "sub", "mul"), arithmetic),
     **dict.fromkeys(("mad", "fma"), multiply_add),
@@ -345,6 +362,7 @@ RULES: dict[str, Callable[[Instruction], Meaning]] = {
     "xor": functools.partial(logic, f=operator.xor),
     "not": functools.partial(logic, f=exclusive_not, count=1),
     "lop3": table,
+    **dict.fromkeys(("dp2a", "dp4a"), dot),
     "cvt": convert,
     **bits.RULES,
 }

@@ -13,6 +13,7 @@ from chainrule.compiler import derive
 from chainrule.ir.expression import dim_symbol, slot
 from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, State, Tensor, Update
+from chainrule.ir.machine import CPU
 from chainrule.ir.program import Loop, Product, leaves
 from chainrule.ir.validate import validate
 from chainrule.ir.validate_program import validate_program
@@ -64,8 +65,8 @@ def test_a_program_computes_what_the_graph_says(name: str, hint: int) -> None:
 def cut_everything(patch: pytest.MonkeyPatch) -> None:
     """Into blocks of two, however small the work."""
     patch.setattr("chainrule.schedule.kernels.Planner.block_size", lambda planner, draft: 2)
-    patch.setattr("chainrule.schedule.kernels.SERIAL_NS", 0.0)
-    patch.setattr("chainrule.schedule.kernels.TINY_NS", 0.0)
+    for name in ("serial_ns", "tiny_ns"):
+        patch.setitem(vars(CPU), name, 0.0)
 
 
 @pytest.mark.parametrize("name", GRAPHS)

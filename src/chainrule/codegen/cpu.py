@@ -125,20 +125,24 @@ def each_printed(
         if found is None:
             found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target, choices)
             first[form.key] = found
-        yield _bound(*found, form)
+        yield bound(*found, form)
 
 
-def _bound(of: Form, source: KernelSource, form: Form) -> KernelSource:
+def bound(of: Form, source: KernelSource, form: Form) -> KernelSource:
     """The source of one kernel, for an equal one's buffers and dims."""
     if of is form:
         return source
     buffers, dims = of.to(form)
+    m = source.multiply
     return replace(
         source,
         buffers=tuple(buffers.get(name, name) for name in source.buffers),  # the clock is always the clock
         sizes=tuple(e.xreplace(dims) for e in source.sizes),
         draws=tuple(buffers[name] for name in source.draws),
         scratch=tuple((element, tuple(e.xreplace(dims) for e in shape)) for element, shape in source.scratch),
+        grid=None if source.grid is None else source.grid.xreplace(dims),
+        region=source.region.xreplace(dims),
+        multiply=None if m is None else m.renamed(buffers, dims),
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import sympy as sp
 
 from chainrule import executable as ex
-from chainrule.codegen.kernel import CLOCK, STEP, Element, KernelSource, element_of
+from chainrule.codegen.kernel import CLOCK, STEP, Element, KernelSource, Matrices, Multiplied, element_of
 from chainrule.codegen.objects import ITEM
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, floor, quotient
@@ -165,13 +165,26 @@ def _launch(
             *(sizes.polynomial(e) for e in source.sizes),
             *(sizes.polynomial(sp.Integer(half)) for name in source.draws for half in keys[name]),
         ),
-        extent=sizes.polynomial(blocks(kernel)),
+        extent=sizes.polynomial(blocks(kernel) if source.grid is None else source.grid),
         scratch=scratch_bytes(source, sizes),
         cost=sizes.terms(sp.nsimplify(kernel.cost, rational=True)),
         reads=source.reads,
         writes=source.writes,
         flops=sizes.terms(kernel.flops),
+        threads=source.threads,
+        multiply=None if source.multiply is None else _multiply(source.multiply, source.buffers, sizes),
     )
+
+
+def _multiply(m: Multiplied, buffers: Sequence[str], sizes: Sizes) -> ex.Multiply:
+    def matrix(of: Matrices) -> ex.Matrix:
+        steps = (sizes.polynomial(e) for e in (of.offset, of.down, of.across, of.batch))
+        return ex.Matrix(buffers.index(of.buffer), *steps)
+
+    rows, columns, inner, batch = (sizes.polynomial(e) for e in (m.rows, m.columns, m.inner, m.batch))
+    left, right, target = map(matrix, (m.left, m.right, m.target))
+    scale = float(m.scale)
+    return ex.Multiply(rows, columns, inner, left, right, target, batch, scale, m.accumulate, m.precision)
 
 
 def halves_of(key: int) -> tuple[int, int]:
@@ -189,7 +202,7 @@ def blocks(kernel: Kernel) -> sp.Expr:
 
 def scratch_bytes(source: KernelSource, sizes: Sizes) -> ex.Polynomial:
     """Bytes of scratch: each array rounded up to 64, as `objects.scratch_bytes` has it, or a little more."""
-    total: sp.Expr = sp.S.Zero
+    total: sp.Expr = source.region
     for element, shape in source.scratch:
         count = sp.Mul(ITEM[element], *shape)
         total += math.ceil(int(count) / 64) * 64 if count.is_Integer else count + 63

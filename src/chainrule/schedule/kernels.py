@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import sympy as sp
@@ -17,19 +17,14 @@ import sympy as sp
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.formula import Index, Reduce
 from chainrule.ir.graph import Tensor
+from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.links import Links, links_of, reordered
 from chainrule.schedule.product import Contraction, contraction_of, far_operand, is_far, is_worth_a_tile
 from chainrule.schedule.stretches import LAYER, starts_of
-from chainrule.schedule.task import Task, fresh, is_in_loop, is_like, partial_of, task_of
+from chainrule.schedule.task import PART, Task, fresh, is_in_loop, is_like, partial_of, task_of
 from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
-
-TINY_NS = 2_000.0
-"""Work below this is not worth a range of its own."""
-
-SERIAL_NS = 30_000.0
-"""A program below this runs faster on one core than threads can meet."""
 
 LONG_NS = 2_000.0
 """A kernel without blocks that takes this long, of which a launch is a fortieth, ends where it would repeat itself from
@@ -41,12 +36,6 @@ FORMULAS = 48
 
 FAR = 96
 """Drafts: farther back, what they and a task share has left the cache."""
-
-BLOCK_NS = 10_000.0
-"""What a block should take at least."""
-
-BLOCKS = 64
-"""As many blocks keep every core busy; more would only be more partial results."""
 
 TILE_ROWS = 32
 FAR_ROWS = 128
@@ -94,17 +83,17 @@ class Plan:
     tensors: dict[str, Tensor]
 
 
-def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Sizes) -> Planner:
+def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Sizes, machine: Machine = CPU) -> Planner:
     """Every task in a draft of a kernel."""
     links = links_of(tasks)
     contractions = _contractions(tasks, sizes)
     costs = [cost_at(task, sizes, product=k in contractions) for k, task in enumerate(tasks)]
-    serial = sum(costs) < SERIAL_NS
-    planner = Planner(links, contractions, dict(tensors), sizes, costs, serial)
+    serial = sum(costs) < machine.serial_ns
+    planner = Planner(links, contractions, dict(tensors), sizes, costs, serial, machine)
     planner.put_all()
     starts = frozenset(t for t in starts_of(tasks, planner.result_bytes) if planner.is_long(t))
     if starts:  # layers that kernels hold anyway had better be kernels
-        planner = Planner(links, contractions, dict(tensors), sizes, costs, serial, starts)
+        planner = Planner(links, contractions, dict(tensors), sizes, costs, serial, machine, starts)
         planner.put_all()
     return planner
 
@@ -122,6 +111,7 @@ class Planner:
     sizes: Sizes
     costs: list[float]
     serial: bool
+    machine: Machine = CPU
     starts: frozenset[int] = frozenset()  # the tasks with which equal layers begin
     drafts: list[Draft] = field(default_factory=list)
     place: dict[int, int] = field(default_factory=dict)
@@ -142,7 +132,7 @@ class Planner:
         """Whether `t` is in a kernel of blocks that holds as much as a layer around it."""
         draft = self.drafts[self.place[t]]
         near = sum(abs(k - t) < 2 * LAYER for k in draft.tasks)
-        return draft.index is not None and near >= LAYER and self.costs[t] >= TINY_NS
+        return draft.index is not None and near >= LAYER and self.costs[t] >= self.machine.tiny_ns
 
     def put(self, t: int) -> None:
         """Task `t` into the latest draft that it may join, else into a new one."""
@@ -152,9 +142,13 @@ class Planner:
                 self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
             return
         earliest = max(max((self.done(p, t) for p in self.links.before[t]), default=0), self.awaited(t))
-        if not self.serial and not self.begins(t) and self.join(t, earliest):
+        if not self.serial and not self.begins(t) and not self.is_alone(t) and self.join(t, earliest):
             return
-        tiny = self.serial or self.costs[t] < TINY_NS
+        if self.is_alone(t):
+            index = self.options(t)[0]
+            self.add(t, len(self.drafts), index.symbol, Draft(index, closed=True))
+            return
+        tiny = self.serial or self.costs[t] < self.machine.tiny_ns
         options = [] if tiny else list(self.options(t))
         if not options and tiny:
             self.put_serial(t, earliest)
@@ -170,10 +164,15 @@ class Planner:
         index = max(options, key=lambda i: (self.gain(t, i), -options.index(i)))
         self.add(t, len(self.drafts), index.symbol, Draft(index))
 
+    def is_alone(self, t: int) -> bool:
+        """Whether `t` is a product whose own tiles divide the machine: it shares no kernel."""
+        return t in self.contractions and not self.machine.tiles and not self.serial
+
     def begins(self, t: int) -> bool:
         """Whether `t` begins a kernel because a layer begins with it: equal layers then have equal kernels. Not after
         so little work that it is worth no kernel of its own."""
-        return t in self.starts and sum(self.costs[k] for k in self.drafts[self.place[t - 1]].tasks) >= SERIAL_NS
+        before = (self.costs[k] for k in self.drafts[self.place[t - 1]].tasks) if t in self.starts else ()
+        return t in self.starts and sum(before) >= self.machine.serial_ns
 
     def done(self, p: int, t: int) -> int:
         """The draft after which, or in which, `t` may run for all that `p` does: what overwrites what a partial result
@@ -202,7 +201,7 @@ class Planner:
         outside = {p for t in members for p in self.links.before[t]} - set(members)
         earliest = max((self.place[p] for p in outside), default=0)
         common = self.common(members)
-        if self.serial or not common or sum(self.costs[t] for t in members) < TINY_NS:
+        if self.serial or not common or sum(self.costs[t] for t in members) < self.machine.tiny_ns:
             self.put_serial(members[0], earliest)
             for t in members[1:]:
                 self.place[t] = self.place[members[0]]
@@ -252,7 +251,7 @@ class Planner:
         they read, while parts of a short result would each walk all of that."""
         task = self.links.tasks[t]
         grows = any(not axis.extent.is_Integer for axis in task.axes)
-        if not task.over or grows or self.costs[t] < 4 * BLOCK_NS or self.parts_well(t):
+        if not task.over or grows or self.costs[t] < 4 * self.machine.block_ns or self.parts_well(t):
             return None
         index = task.over[0]
         draft = Draft(index, {t: index.symbol}, [t])
@@ -263,7 +262,7 @@ class Planner:
         task = self.links.tasks[t]
         inner = {s for read in task.reads if read.indices for s in read.indices[-1].free_symbols}
         rows = [axis for axis in task.axes if axis.symbol not in inner]
-        return t not in self.contractions and any(self.sizes.of(axis.extent) >= BLOCKS for axis in rows)
+        return t not in self.contractions and any(self.sizes.of(axis.extent) >= self.machine.parts for axis in rows)
 
     def gain(self, t: int, index: Index) -> float:
         tasks = self.links.tasks
@@ -305,7 +304,7 @@ class Planner:
         enough for a convolution, and a matrix wants many rows. Where blocks divide what vectors run along, they are
         some vectors long."""
         opened = {**draft.opened, t: index.symbol}
-        wanted = [self.tile_rows(k, opened[k]) for k in (*draft.tasks, t) if self.costs[k] >= TINY_NS]
+        wanted = [self.tile_rows(k, opened[k]) for k in (*draft.tasks, t) if self.costs[k] >= self.machine.tiny_ns]
         size = self.block_size(Draft(draft.index, opened, [*draft.tasks, t]))
         extent = self.sizes.of(index.extent)
         along = index == self.links.tasks[t].axes[-1] and t not in self.contractions
@@ -347,7 +346,7 @@ class Planner:
         if not self.may_part(t):
             return False
         task = self.links.tasks[t]
-        size = self.block_size(draft)
+        size = self.block_size(replace(draft, blocks=PART))
         result = self.sizes.points(axis.extent for axis in task.axes)
         extents = {i.symbol: self.sizes.of(i.extent) for i in task.indices} | {index.symbol: size}
         grows = any(not axis.extent.is_Integer for axis in task.axes)
@@ -400,6 +399,10 @@ class Planner:
         draft.tasks.append(t)
         draft.opened[t] = index.symbol
         self.shares[t] = at
+        if self.machine.sums_apart:
+            self.sums[t] = self.place[t] = len(self.drafts)
+            self.drafts.append(Draft(total.axes[0] if total.axes else None, closed=True))
+            return
         # the sum runs in a later kernel without blocks
         for later in range(at + 1, len(self.drafts)):
             if self.drafts[later].index is None:
@@ -412,9 +415,14 @@ class Planner:
         """Rows of a block: enough work to be worth one, few enough that its temporaries stay in the cache."""
         assert draft.index is not None
         extent = max(1, self.sizes.of(draft.index.extent))
-        cost = sum(self.costs[t] for t in draft.tasks)
+        cost = sum(self.costs[t] for t in draft.tasks) + sum(
+            self.sizes.points(i.extent for i in self.parts[t][1].indices)
+            for t, at in self.sums.items()
+            if self.drafts[at] is draft
+        )
         row = sum(self.row_bytes(t, draft.opened[t]) for t in draft.tasks)
-        size = max(math.ceil(extent * min(1.0, BLOCK_NS / max(cost, 1.0))), math.ceil(extent / BLOCKS))
+        most = self.machine.blocks if draft.blocks is None else self.machine.parts
+        size = max(math.ceil(extent * min(1.0, self.machine.block_ns / max(cost, 1.0))), math.ceil(extent / most))
         rows = self.wanted_rows(draft, cost)
         if rows:  # the block's results stay in the cache, if its tiles can afford it
             size = max(rows, min(size, BLOCK_BYTES // max(row, 1)))
@@ -443,7 +451,7 @@ class Planner:
 
     def _tile_rows(self, t: int, symbol: sp.Symbol) -> int:
         contraction = self.contractions.get(t)
-        if contraction is None or symbol in {i.symbol for i in contraction.batch}:
+        if contraction is None or not self.machine.tiles or symbol in {i.symbol for i in contraction.batch}:
             return 0
         groups = (contraction.rows, contraction.columns, contraction.inner)
         mine = next(group for group in groups if symbol in {i.symbol for i in group})
@@ -481,6 +489,8 @@ class Planner:
                 new.tasks.append(k)
                 if t in self.parts and at == self.sums[t]:
                     tasks.append(self.parts[t][1])
+                    if new.index is not None:
+                        new.opened[k] = new.index.symbol
                     continue
                 tasks.append(self.parts[t][0] if t in self.parts else self.links.tasks[t])
                 if t in self.contractions:

@@ -12,6 +12,7 @@ from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.formula import DType
 from chainrule.ir.graph import Dim, Graph
+from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
 from chainrule.schedule.cost import Sizes, bytes_of, cost_of, flops_of
@@ -54,17 +55,20 @@ def schedule(
     memory: int | None = None,
     item: int = 4,
     choices: Choices = COST_MODEL,
+    machine: Machine = CPU,
 ) -> Program:
     """The kernels that compute `graph`'s outputs and updates, in order, and the buffers between them.
 
     sizes: of dims, what to schedule for; the program is right for every other size as well. accurate: nothing is
     computed in a way that rounds more than the formulas do. memory: bytes that may be kept between kernels at these
     sizes, with floats of `item` bytes; raises ChainruleError if they cannot suffice. choices: of convolutions.
+    machine: what runs the kernels.
     """
     typical = Sizes(graph, sizes)
-    graph, chosen = lay_out(graph, typical, accurate=accurate, item=item, choices=choices)
+    plain = accurate or not machine.tiles  # Winograd's transforms are for register tiles
+    graph, chosen = lay_out(graph, typical, accurate=plain, item=item, choices=choices)
     work = work_of(graph, typical)
-    work, planner = planned(work, typical, memory, item)
+    work, planner = planned(work, typical, memory, item, machine)
     plan = planner.finished()
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
     kernels, counts = kernels_of(planner, plan, work, typical, stored)
@@ -87,16 +91,17 @@ def schedule(
     for dim in counts:
         typical.define(dim)
     little = LITTLE if memory is None else int(memory * bytes_of(DType.FLOAT) / item)
-    return in_place(end_early(program), typical, little)
+    program = end_early(program)
+    return in_place(program, typical, little) if machine.tiles else program
 
 
-def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4) -> Planned:
+def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4, machine: Machine = CPU) -> Planned:
     """The tasks in kernels; what is cheaper computed again than kept is computed again, and little is kept for long.
 
     memory: bytes that may be kept between kernels, with floats of `item` bytes. A byte's price rises until they do.
     """
     outputs = outputs_of(work)
-    planner = lean(planner_of(work.tasks, work.tensors, sizes), outputs)
+    planner = lean(planner_of(work.tasks, work.tensors, sizes, machine), outputs)
     best = work, planner
     if memory is None:
         return cheapest(*best, sizes, PRICE, LITTLE)
@@ -145,7 +150,7 @@ def cheapest(
         if again is work:
             break
         again = replace(again, tasks=tuple(in_order(again.tasks)))
-        other = lean(planner_of(again.tasks, again.tensors, sizes), outputs)
+        other = lean(planner_of(again.tasks, again.tensors, sizes, planner.machine), outputs)
         if Liveness(other, outputs).most >= Liveness(planner, outputs).most:
             break
         work, planner = again, other

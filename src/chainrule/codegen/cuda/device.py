@@ -1,0 +1,45 @@
+"""The hardware that kernels are mapped to: threads in warps of 32, warps in blocks (CTAs), blocks in a grid.
+
+All that the mapping knows of a GPU stands here. Figures are those of every device since compute capability 7.0.
+"""
+
+from __future__ import annotations
+
+WARP = 32
+"""Threads that run together, and pass registers to each other."""
+
+THREADS = 256
+"""Of a block: eight of them fill a multiprocessor's 2048 places, and each may have 32 registers or many more."""
+
+MOST_THREADS = 512
+"""Of a block that is a kernel alone: more would leave each fewer registers than a formula wants."""
+
+SHARED_BYTES = 48 << 10
+"""Shared memory of a block that needs no asking for more."""
+
+PRIVATE = 32
+"""Elements of an array that each thread has to itself: it should lie in registers."""
+
+KEPT = 512
+"""Elements of an array that each warp keeps a part of: so many for eight warps are a third of shared memory."""
+
+WARP_ROW = 1024
+"""A row of up to so many elements is one warp's work, a longer one a block's."""
+
+THREAD_ROW = 16
+"""Less than so much work in a row is one thread's."""
+
+SIDE = 16
+"""Threads along each side of a product's tile."""
+
+TILE_DEPTH = 16
+"""Terms of a product's sums that are in shared memory at a time."""
+
+TILES = ((128, 128), (64, 64), (32, 64), (64, 32), (32, 32), (16, 64), (64, 16), (16, 16))
+"""Rows and columns of tiles: 8 x 8 places a thread at most, for their sums lie in registers."""
+
+FILLED = 132
+"""Multiprocessors of an H200: fewer tiles leave some idle."""
+
+UNKNOWN = 64
+"""What an extent counts for that is known when inputs are."""

@@ -1,0 +1,102 @@
+"""From a program to an executable for the GPU: source, PTX and cubin for each distinct kernel, launches, lifetimes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import sympy as sp
+from msgspec import structs
+
+from chainrule import executable as ex
+from chainrule.codegen.cpu import bound
+from chainrule.codegen.cuda.kernel import kernel_source
+from chainrule.codegen.cuda.objects import NAMES, Compiled, Job, compile_kernels, symbol_of
+from chainrule.codegen.equal import Form, form_of
+from chainrule.codegen.kept import KeptModules
+from chainrule.codegen.kernel import CLOCK, Element, KernelSource
+from chainrule.codegen.layout import executable_of
+from chainrule.codegen.names import Names
+from chainrule.ir.expression import dim_symbol, slot
+from chainrule.ir.formula import Access, DType
+from chainrule.ir.program import Buffer, Kernel, Program, Statement
+
+
+def emit(
+    program: Program,
+    *,
+    element: Element,
+    arch: str,
+    precision: ex.Precision = "float32",
+    kept: KeptModules | None = None,
+) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
+    """The executable of `program` for GPUs of an architecture, such as ``"sm_90"``; its objects by SHA-256, the PTX of
+    each kernel and its cubin; and the kernels' sources by their names.
+
+    precision: of products that a library does. kept: kernels that were compiled before. Neither GPU nor driver is
+    needed.
+    """
+    program, written = printed(program, element, precision)
+    symbols = [symbol_of(source.job, arch) for source in written]
+    distinct = {symbol: source.job for symbol, source in zip(symbols, written, strict=True)}
+    made = _compiled(distinct, arch, kept or KeptModules())
+    places = {symbol: k for k, symbol in enumerate(distinct)}
+    executable = executable_of(program, written, [places[s] for s in symbols], element, f"cuda {arch}")
+    kernels = tuple(ex.Kernel(c.symbol, _digest(c.cubin), ptx=_digest(c.ptx)) for c in made)
+    objects = {_digest(data): data for c in made for data in (c.ptx, c.cubin)}
+    texts = {kernel.name: source.text for kernel, source in zip(program.kernels, written, strict=True)}
+    return structs.replace(executable, kernels=kernels), objects, texts
+
+
+def _compiled(distinct: Mapping[str, Job], arch: str, kept: KeptModules) -> list[Compiled]:
+    """Each kernel from what is kept, else compiled."""
+    found: dict[str, Compiled] = {}
+    for symbol in distinct:
+        known = kept.find(symbol)
+        if known is not None and known[0] == symbol:
+            _, cubin, ptx = known
+            found[symbol] = Compiled(symbol, ptx, cubin)
+    missing = {symbol: job for symbol, job in distinct.items() if symbol not in found}
+    for new in compile_kernels(list(missing.values()), arch):
+        found[new.symbol] = new
+        kept.keep(new.symbol, new.symbol, new.cubin, new.ptx)
+    return [found[symbol] for symbol in distinct]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def printed(
+    program: Program, element: Element, precision: ex.Precision = "float32"
+) -> tuple[Program, list[KernelSource]]:
+    """The kernels' sources, those of equal kernels printed once; the program with the kernel that counts its steps."""
+    names = Names({"kernel", "scratch", *NAMES})
+    dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
+    buffers = {b.name: b for b in program.buffers}
+    first: dict[object, tuple[Form, KernelSource]] = {}
+    written = []
+    for kernel in program.kernels:
+        form = form_of(kernel, buffers, dims)
+        found = first.get(form.key)
+        if found is None:
+            found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, precision)
+            first[form.key] = found
+        written.append(bound(*found, form))
+    if program.training and any(CLOCK in source.buffers for source in written):
+        program, count = counting(program)
+        written.insert(0, kernel_source(count, program, names.fresh(count.name), element))
+    return program, written
+
+
+def counting(program: Program) -> tuple[Program, Kernel]:
+    """`program` with a first kernel that counts the step in the clock, on the device, so that a graph of launches
+    replays unchanged."""
+    clock = Buffer(CLOCK, (sp.Integer(2),), DType.INT, "clock")
+    step = Access(CLOCK, (sp.S.One,))
+    text = "clock[1] = clock[1] + 1"
+    count = Kernel("count_step", (Statement(step, slot(0, DType.INT.sort) + 1, (step,), text=text),))
+    known = any(b.name == CLOCK for b in program.buffers)
+    buffers = program.buffers if known else (*program.buffers, clock)
+    return replace(program, buffers=buffers, kernels=(count, *program.kernels)), count

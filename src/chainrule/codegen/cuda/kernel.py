@@ -1,0 +1,114 @@
+"""A kernel of a program as source for the GPU, with what a launch of it needs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import sympy as sp
+
+from chainrule.codegen.cuda.library import multiplied
+from chainrule.codegen.cuda.mapping import mapped
+from chainrule.codegen.cuda.objects import NAMES, Job, Pointer, Size
+from chainrule.codegen.cuda.product import tiles_of, write_tile
+from chainrule.codegen.cuda.team import Plan, Spread, Team, Tiled
+from chainrule.codegen.cuda.teams import Since, write_nodes
+from chainrule.codegen.cuda.writer import CudaWriter
+from chainrule.codegen.expressions import Symbol
+from chainrule.codegen.kernel import Element, KernelSource, docstring, parameters_of
+from chainrule.codegen.layout import blocks
+from chainrule.codegen.names import Names, plain
+from chainrule.codegen.native import Array
+from chainrule.codegen.target import host
+from chainrule.executable import Precision
+from chainrule.ir.expression import dim_symbol, quotient
+from chainrule.ir.program import Kernel, Product, Program, accesses, leaves
+
+
+def kernel_source(
+    kernel: Kernel, program: Program, entry: str, element: Element, precision: Precision = "float32"
+) -> KernelSource:
+    """`kernel` as a Python function named `entry`. precision: of a product that a library does."""
+    buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
+    dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
+    plan, grid, multiply = mapped(kernel, buffers), blocks(kernel), None
+    if plan.whole is not None:
+        kernel = plan.whole
+        multiply = multiplied(kernel, buffers)
+    buffers |= {b.name: b for b in plan.added}
+    stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
+    names = Names({"scratch", "kernel", *NAMES})
+    names.fresh(entry)
+    w = CudaWriter(
+        kernel, buffers, dims, element, host(), names, stores=stores, arrays=plan.arrays, threads=plan.threads
+    )
+    _write(kernel, plan, w)
+    if plan.whole is not None:
+        grid = grid_of(plan, w)
+    declared = w.declarations()
+    given, _, called, arrays = parameters_of(w)
+    pointers: list[Pointer | Size] = [Pointer(array.element) for array in arrays if isinstance(array, Array)]
+    parameters = (*pointers, *(Size() for _ in called[len(given) :]), Size())  # the last: the scratch region's address
+    computing = [leaf for leaf in leaves(kernel.body) if isinstance(leaf, Product) or leaf.reads or leaf.reduce]
+    head = f"def {entry}({', '.join([*called, 'scratch'])}):"
+    top = [f"    {line}" for line in (*declared, *(f"{name} = {value}" for name, value in w.hoisted.values()))]
+    equations = docstring([leaf.text for leaf in computing or leaves(kernel.body)])
+    text = "\n".join([*imports(w), head, *equations, *top, *w.lines]) + "\n"
+    return KernelSource(
+        text=text,
+        job=Job(text, entry, parameters, plan.threads),
+        buffers=tuple(given),
+        sizes=tuple(w.sizes),
+        draws=tuple(w.draws),
+        scratch=(),
+        reads=tuple(k for k, name in enumerate(given) if name in w.read),
+        writes=tuple(k for k, name in enumerate(given) if name in w.written),
+        grid=grid,
+        threads=plan.threads,
+        region=w.region,
+        multiply=None if multiply is None else replace(multiply, precision=precision),
+    )
+
+
+def imports(w: CudaWriter) -> list[str]:
+    """What saved source needs: each name from the module that has it."""
+    names = sorted(w.used & NAMES.keys())
+    modules = dict.fromkeys(NAMES[name].__module__ for name in names if hasattr(NAMES[name], "__module__"))
+    lines = [
+        f"from {module} import {', '.join(n for n in names if getattr(NAMES[n], '__module__', '') == module)}"
+        for module in sorted(modules)
+    ]
+    return [*lines, "", ""] if lines else []
+
+
+def _write(kernel: Kernel, plan: Plan, w: CudaWriter) -> None:
+    """A block of the kernel's range, where it has one that is kept; else all of it."""
+    block = kernel.block
+    if block is not None:
+        number, index = w.names.fresh("block_number"), plain(block.pretty) or "block"
+        first, last = w.names.fresh(f"{index}_first"), w.names.fresh(f"{index}_last")
+        w.symbols |= {
+            block.number: Symbol(number, "integer"),
+            block.first: Symbol(first, "integer"),
+            block.last: Symbol(last, "integer"),
+        }
+        w.line(f"{number} = {w.call('block')}()")
+        w.line(f"{first} = {number} * {block.size}")
+        even = block.extent.is_Integer and int(block.extent) % block.size == 0
+        end = f"{first} + {block.size}"
+        w.line(f"{last} = {end}" if even else f"{last} = {w.call('minimum')}({end}, {w.integer(block.extent)})")
+    team = Team.BLOCK if plan.whole is None else Team.GRID
+    if plan.whole is not None and isinstance(plan.body[0], Tiled):
+        write_tile(plan.body[0], w)
+    else:
+        write_nodes(plan.body, team, w, Since(team))
+
+
+def grid_of(plan: Plan, w: CudaWriter) -> sp.Expr:
+    """So many blocks that each member has one turn."""
+    (spread,) = plan.body
+    if isinstance(spread, Tiled):
+        return sp.Mul(*tiles_of(spread))
+    assert isinstance(spread, Spread)
+    turns = sp.Mul(*(w.over_dims(sp.expand(r.stop - r.start)) for r in spread.ranges))
+    each = {Team.THREAD: plan.threads, Team.WARP: w.warps, Team.BLOCK: 1}[spread.members]
+    return turns if each == 1 else quotient(turns + each - 1, sp.Integer(each))

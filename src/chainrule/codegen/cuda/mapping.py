@@ -1,0 +1,383 @@
+"""Which threads run which turns of a kernel's loops: a loop tree becomes a tree of teams.
+
+A team is a grid, a block, a warp, or one thread. A loop whose turns do not depend on each other is spread over the
+members of the team that meets it; each member is a smaller team, which runs what is inside:
+
+    map(node, team):
+        one statement: every thread computes it alike; one of them stores it
+        a nest over statements alone: its independent loops are spread, flattened, over the threads; the loops that
+            reduce run inside, or, where few places are left, are spread over lanes whose parts are added in a tree
+        a loop over rows of work: a row each for a thread, a warp or a block, whichever its length fills
+        a loop whose turns follow each other: the whole team runs its turns one after the other
+
+Nothing here prints. The mapped tree says who does what; `teams.py` writes it down and puts barriers between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import sympy as sp
+
+from chainrule.codegen.cuda.device import (
+    FILLED,
+    KEPT,
+    MOST_THREADS,
+    PRIVATE,
+    SHARED_BYTES,
+    THREAD_ROW,
+    THREADS,
+    TILE_DEPTH,
+    TILES,
+    WARP,
+    WARP_ROW,
+)
+from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Team, Tiled, Turns
+from chainrule.codegen.cuda.turns import Tree, carried_by, count, places_of, retargeted
+from chainrule.codegen.kernel import nest_of
+from chainrule.ir.expression import is_slot, slot
+from chainrule.ir.formula import Access, DType, Reduce
+from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves
+
+
+def mapped(kernel: Kernel, buffers: Mapping[str, Buffer]) -> Plan:
+    """`kernel` for a grid: the whole of it if its blocks may be divided otherwise, else block by block."""
+    tree = Tree(kernel, buffers)
+    whole = None if kernel.block is None else unblocked(kernel)
+    if whole is not None:
+        tree = Tree(whole, buffers)
+        (node,) = whole.body
+        found = spread_over_grid(node, tree)
+        if found is not None:
+            return Plan((found,), whole, THREADS, arrays_of((found,), tree), tuple(tree.added))
+        tree = Tree(kernel, buffers)
+    body = tuple(m for node in kernel.body for m in map_node(node, Team.BLOCK, tree))
+    widest = max((width(m, tree) for m in body), default=1)
+    most = THREADS if kernel.block is not None else MOST_THREADS
+    threads = min(most, max(WARP, 1 << max(widest - 1, 0).bit_length()))
+    return Plan(body, None, threads, arrays_of(body, tree), tuple(tree.added))
+
+
+def unblocked(kernel: Kernel) -> Kernel | None:
+    """`kernel` as one nest over whole extents, if nothing in it counts blocks or is as long as one."""
+    block = kernel.block
+    assert block is not None
+    if len(kernel.body) != 1 or any(b.shape for b in kernel.locals):
+        return None
+    names = {block.first: sp.S.Zero, block.last: block.extent}
+    (node,) = (renamed(n, names) for n in kernel.body)
+    symbols = {s for leaf in leaves((node,)) for s in free_symbols(leaf)}
+    return None if {block.number, block.first} & symbols else replace(kernel, body=(node,), block=None)
+
+
+def renamed(node: Leaf, names: Mapping[sp.Basic, sp.Basic]) -> Leaf:
+    """`node` with other symbols in its ranges and accesses."""
+
+    def span(r: Range) -> Range:
+        return replace(r, start=r.start.xreplace(names), stop=r.stop.xreplace(names))
+
+    def spans(group: Sequence[Range]) -> tuple[Range, ...]:
+        return tuple(map(span, group))
+
+    match node:
+        case Loop():
+            return replace(node, range=span(node.range), body=tuple(renamed(n, names) for n in node.body))
+        case Product():
+            return replace(
+                node,
+                rows=spans(node.rows),
+                columns=spans(node.columns),
+                inner=spans(node.inner),
+                batch=spans(node.batch),
+            )
+        case Statement():
+            return node
+
+
+def free_symbols(leaf: Statement | Product) -> set[sp.Basic]:
+    reads, target = accesses(leaf)
+    found = {s for a in (*reads, target) for i in a.indices for s in i.free_symbols}
+    if isinstance(leaf, Statement):
+        return found.union(leaf.value.free_symbols, *(c.free_symbols for c in leaf.where))
+    return found.union(leaf.scale.free_symbols)
+
+
+def spread_over_grid(node: Leaf, tree: Tree) -> Spread | Tiled | None:
+    """The loops of a kernel that is one nest, over all threads of the grid; None where that cannot be."""
+    if isinstance(node, Product):
+        return tile(node, (), tree) or product_nest(node, Team.GRID, tree)
+    if isinstance(node, Statement) or node.until is not None:
+        return None
+    nest = nest_of(node)
+    if all(isinstance(n, Statement) for n in nest[-1].body):
+        return statements_nest(nest, Team.GRID, tree)
+    rows: list[Loop] = []
+    for loop in nest:
+        if carried_by(loop, tree) != ():
+            break
+        rows.append(loop)
+    if not rows:
+        return None
+    body = rows[-1].body
+    if len(body) == 1 and isinstance(body[0], Product):
+        around = tuple(loop.range for loop in rows)
+        return tile(body[0], around, tree) or product_nest(body[0], Team.GRID, tree, around)
+    members = members_for(body, tree, Team.GRID)
+    return Spread(tuple(loop.range for loop in rows), Team.GRID, members, map_body(body, members, tree))
+
+
+def map_body(body: Sequence[Leaf], team: Team, tree: Tree) -> tuple[Mapped, ...]:
+    return tuple(m for node in body for m in map_node(node, team, tree))
+
+
+def map_node(node: Leaf, team: Team, tree: Tree) -> Iterator[Mapped]:
+    match node:
+        case Statement():
+            yield node
+        case Product():
+            yield product_nest(node, team, tree)
+        case Loop():
+            yield map_loop(node, team, tree)
+
+
+def map_loop(loop: Loop, team: Team, tree: Tree) -> Mapped:
+    """A loop for a team: spread where its turns allow it."""
+    if team is Team.THREAD or loop.until is not None:
+        return Turns(loop, map_body(loop.body, team, tree))
+    nest = nest_of(loop)
+    if all(isinstance(n, Statement) for n in nest[-1].body):
+        found = statements_nest(nest, team, tree)
+        if found is not None:
+            return found
+    return rows_of_work(nest, team, tree) or Turns(loop, map_body(loop.body, team, tree))
+
+
+def rows_of_work(nest: Sequence[Loop], team: Team, tree: Tree) -> Spread | None:
+    """A nest whose turns are rows of work: a row for each smaller team that it fills, with parts of what all add to.
+    None where rows follow each other, or one fills the whole team."""
+    for arrays in (True, False):
+        rows: list[Loop] = []
+        carried: list[Carried] = []
+        for n in nest:
+            kind = carried_by(n, tree)
+            if kind is None or not all(arrays or tree.is_variable(c.target.tensor) for c in kind):
+                break
+            rows.append(n)
+            carried += [c for c in kind if c not in carried]
+        ranges = tuple(n.range for n in rows)
+        if not rows or all(isinstance(n, Statement) for n in rows[-1].body):
+            continue
+        body = rows[-1].body
+        scalars = tuple(c for c in carried if tree.is_variable(c.target.tensor))
+        places = [places_of(c, body, tree) for c in carried if c not in scalars]
+        if any(p is None for p in places):
+            continue
+        elements = sum(tree.points(p) for p in places if p is not None)
+        members = members_for(body, tree, team)
+        if members is Team.THREAD and elements > PRIVATE:
+            members = Team.WARP
+        if members >= team or (members is Team.WARP and (tree.points(ranges) < 2 or elements > KEPT)):
+            continue
+        if team is Team.WARP and elements:
+            continue
+        kept = []
+        for c, p in zip((c for c in carried if c not in scalars), places, strict=True):
+            assert p is not None
+            dtype = tree.buffers[c.target.tensor].dtype
+            private = tree.local(c.target.tensor, dtype, tuple(r.stop for r in p))
+            own = Access(private, tuple(r.symbol for r in p))
+            body = tuple(retargeted(node, c.target, own) for node in body)
+            kept.append(Kept(c.target, c.reduce, private, p))
+        return Spread(ranges, team, members, map_body(body, members, tree), scalars, tuple(kept))
+    return None
+
+
+def members_for(body: Sequence[Leaf], tree: Tree, team: Team) -> Team:
+    """The team whose size a row of work fills: a thread, a warp, or a block."""
+    inner = max((work(node, tree) for node in body), default=1)
+    arrays = private_arrays(body, tree)
+    if inner <= THREAD_ROW and all(n.is_Integer and n <= PRIVATE for n, _ in arrays):
+        return Team.THREAD
+    warps = (THREADS if tree.kernel.block is not None or team is Team.GRID else MOST_THREADS) // WARP
+    fits = all(n.is_Integer for n, _ in arrays) and sum(int(n) * b for n, b in arrays) * warps <= SHARED_BYTES
+    if inner <= WARP_ROW and fits:
+        return Team.WARP
+    return Team.BLOCK
+
+
+def private_arrays(body: Sequence[Leaf], tree: Tree) -> list[tuple[sp.Expr, int]]:
+    """Elements of each scratch array that only `body` touches, and bytes of one."""
+    inside = count(body)
+    found = []
+    for name, times in inside.items():
+        buffer = tree.buffers.get(name)
+        if buffer is not None and buffer.space == "scratch" and buffer.shape and tree.is_own(name, times):
+            found.append((sp.Mul(*buffer.shape), 8))
+    return found
+
+
+def work(node: Leaf, tree: Tree) -> int:
+    """Places that threads could share in a node, about."""
+    match node:
+        case Statement():
+            return 1
+        case Product():
+            return tree.points((*node.batch, *node.rows, *node.columns, *node.inner))
+        case Loop():
+            inner = max((work(child, tree) for child in node.body), default=1)
+            return inner * tree.extent(node.range) if carried_by(node, tree) is not None else inner
+
+
+def width(node: Mapped, tree: Tree) -> int:
+    """How many threads a mapped node of a block can use."""
+    match node:
+        case Statement() | Tiled():
+            return 1
+        case Turns():
+            return max((width(child, tree) for child in node.body), default=1)
+        case Spread():
+            inner = {Team.THREAD: 1, Team.WARP: WARP, Team.BLOCK: 1, Team.GRID: 1}[node.members]
+            return tree.points(node.ranges) * inner
+
+
+def statements_nest(nest: Sequence[Loop], team: Team, tree: Tree) -> Spread | None:
+    """A perfect nest over statements: what is independent outside, flattened; inside, in their order, what is not.
+
+    Interchanged so, each place still adds its terms in the written order. None where no loop is independent.
+    """
+    kinds = [carried_by(loop, tree, nest) for loop in nest]
+    statements = tuple(n for n in nest[-1].body if isinstance(n, Statement))
+    free = tuple(loop.range for loop, kind in zip(nest, kinds, strict=True) if kind == ())
+    inside = tuple(loop.range for loop, kind in zip(nest, kinds, strict=True) if kind != ())
+    if not inside:
+        return Spread(free, team, Team.THREAD, statements)
+    ordered = any(kind is None for kind in kinds)
+    if not free:
+        carried = tuple(dict.fromkeys(c for kind in kinds for c in kind or ()))
+        scalars = not ordered and all(tree.is_variable(c.target.tensor) for c in carried)
+        return Spread(inside, team, Team.THREAD, statements, carried) if scalars and team < Team.GRID else None
+    return places(free, inside, accumulated(statements, inside, tree), team, tree, ordered)
+
+
+def accumulated(
+    statements: Sequence[Statement], inside: Sequence[Range], tree: Tree
+) -> tuple[tuple[Statement, ...], tuple[Statement, ...], tuple[Statement, ...]]:
+    """Reductions into places that stand still `inside`, through local variables: how these start, what is added,
+    what is stored at the end."""
+    begun, turned, stored = [], [], []
+    moving = {r.symbol for r in inside}
+    for s in statements:
+        at = {symbol for e in s.target.indices for symbol in e.free_symbols}
+        others = [a.tensor for o in statements for a in (*o.reads, *(() if o is s else (o.target,)))]
+        still = not moving & at and not any(map(is_slot, at)) and s.target.tensor not in others
+        if not still or s.reduce in (None, Reduce.ARGMAX) or tree.is_variable(s.target.tensor):
+            turned.append(s)
+            continue
+        assert s.reduce is not None
+        dtype = tree.dtype(s.target.tensor)
+        total = Access(tree.local(s.target.tensor, dtype), ())
+        begun.append(Statement(total, identity(s.reduce, dtype), origin=s.origin, text=s.text))
+        turned.append(replace(s, target=total))
+        value = slot(0, dtype.sort)
+        stored.append(Statement(s.target, value, (total,), reduce=s.reduce, origin=s.origin, text=s.text))
+    return tuple(begun), tuple(turned), tuple(stored)
+
+
+def identity(reduce: Reduce, dtype: DType) -> sp.Expr:
+    e = reduce.identity
+    assert e is not None
+    if dtype is not DType.FLOAT and e.is_infinite:
+        return sp.Integer(-(2**63)) if e.is_extended_negative else sp.Integer(2**63 - 1)
+    return e
+
+
+def places(
+    free: tuple[Range, ...],
+    reducing: tuple[Range, ...],
+    steps: tuple[tuple[Statement, ...], tuple[Statement, ...], tuple[Statement, ...]],
+    team: Team,
+    tree: Tree,
+    ordered: bool = False,
+) -> Spread:
+    """A reduction for each place: a thread's where places fill the team; else a warp's or a block's together."""
+    begun, turned, stored = steps
+    members = Team.THREAD
+    wanted = {Team.GRID: 8 * THREADS, Team.BLOCK: THREADS // 2, Team.WARP: WARP // 2, Team.THREAD: 0}[team]
+    apart = not ordered and len(begun) == len(turned)
+    if tree.points(free) < wanted and tree.points(reducing) > THREAD_ROW and apart and team > Team.WARP:
+        members = Team.WARP if tree.points(reducing) <= WARP_ROW or team is Team.BLOCK else Team.BLOCK
+    if members is Team.THREAD:
+        inner: tuple[Mapped, ...] = turned
+        for r in reversed(reducing):
+            inner = (Turns(Loop(r, turned), inner),)
+        return Spread(free, team, members, (*begun, *inner, *stored))
+    carried = tuple(Carried(s.target, s.reduce, s.companion) for s in turned if s.reduce is not None)
+    shares = Spread(reducing, members, Team.THREAD, turned, carried)
+    return Spread(free, team, members, (*begun, shares, *stored))
+
+
+def tile(p: Product, around: tuple[Range, ...], tree: Tree) -> Tiled | None:
+    """The largest tile of which there are enough; None for products that are smaller than the smallest."""
+    rows, columns, inner, batch = (tree.points(group) for group in (p.rows, p.columns, p.inner, (*around, *p.batch)))
+    plain = all(r.start == 0 for r in (*p.rows, *p.columns, *p.inner, *p.batch, *around))
+    if not plain or inner < TILE_DEPTH:
+        return None
+    fitting = [(down, across) for down, across in TILES if 2 * rows > down and 2 * columns > across]
+    filling = [(m, n) for m, n in fitting if -(-rows // m) * -(-columns // n) * batch >= FILLED]
+    chosen = filling or fitting[-1:]
+    return Tiled(p, (*around, *p.batch), *chosen[0]) if chosen else None
+
+
+def product_nest(p: Product, team: Team, tree: Tree, rows: tuple[Range, ...] = ()) -> Spread:
+    """A product as a nest: places by rows and columns, each with its sum."""
+    dtype = DType.FLOAT
+    total = Access(tree.local(p.target.tensor, dtype), ())
+    begun = Statement(total, sp.S.Zero, origin=p.origin, text=p.text)
+    value = slot(0, dtype.sort) * slot(1, dtype.sort)
+    same = p.left == p.right
+    value = slot(0, dtype.sort) ** 2 if same else value
+    turned = Statement(
+        total, value, (p.left,) if same else (p.left, p.right), reduce=Reduce.SUM, origin=p.origin, text=p.text
+    )
+    reduce = Reduce.SUM if p.accumulate else None
+    stored = Statement(p.target, p.scale * slot(0, dtype.sort), (total,), reduce=reduce, origin=p.origin, text=p.text)
+    free = (*rows, *p.batch, *p.rows, *p.columns)
+    return places(free, p.inner, ((begun,), (turned,), (stored,)), team, tree)
+
+
+def arrays_of(body: Sequence[Mapped], tree: Tree) -> dict[str, Team]:
+    """The team that each array of scratch belongs to: the members of the innermost spread around all its uses."""
+    found: dict[str, tuple[int, ...]] = {}
+    teams: dict[int, Team] = {}
+    own: dict[str, Team] = {}
+    numbers = iter(range(1_000_000))
+
+    def walk(nodes: Sequence[Mapped], path: tuple[int, ...]) -> None:
+        for node in nodes:
+            match node:
+                case Statement():
+                    reads, target = accesses(node)
+                    for a in (*reads, target):
+                        buffer = tree.known(a.tensor)
+                        if buffer is not None and buffer.space == "scratch" and buffer.shape:
+                            found[a.tensor] = common(found.get(a.tensor, path), path)
+                case Tiled():
+                    pass
+                case Turns():
+                    walk(node.body, path)
+                case Spread():
+                    number = next(numbers)
+                    teams[number] = node.members
+                    own.update({k.private: node.members for k in node.kept})
+                    walk(node.body, (*path, number))
+
+    walk(body, ())
+    return {name: teams[path[-1]] if path else Team.BLOCK for name, path in found.items()} | own
+
+
+def common(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    k = 0
+    while k < min(len(a), len(b)) and a[k] == b[k]:
+        k += 1
+    return a[:k]

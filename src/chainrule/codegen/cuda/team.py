@@ -1,0 +1,112 @@
+"""The nouns of the mapping: teams of threads, and a loop tree that says which team runs which turns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+
+from chainrule.codegen.cuda.device import THREADS
+from chainrule.ir.formula import Access, Reduce
+from chainrule.ir.program import Buffer, Kernel, Loop, Product, Range, Statement, accesses
+
+
+class Team(IntEnum):
+    """Who runs a part of a kernel together."""
+
+    THREAD = 0
+    WARP = 1
+    BLOCK = 2
+    GRID = 3
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A reduction whose target stands still while a loop turns; an argmax has its running maximum beside it."""
+
+    target: Access
+    reduce: Reduce
+    companion: str | None = None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A reduction into an array that turns of a loop share: each member adds to an array of its own, whose places are
+    those of `ranges`, and at the end all are added to the target in a fixed order."""
+
+    target: Access
+    reduce: Reduce
+    private: str
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """A loop that the whole team runs, turn after turn."""
+
+    loop: Loop
+    body: tuple[Mapped, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Loops that nest perfectly, flattened and divided among `members` of `team`, in strides.
+
+    members: the smaller team that each turn belongs to. carried: scalars that turns add to: each member has a part.
+    kept: the same of arrays.
+    """
+
+    ranges: tuple[Range, ...]
+    team: Team
+    members: Team
+    body: tuple[Mapped, ...]
+    carried: tuple[Carried, ...] = ()
+    kept: tuple[Kept, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A product that is a kernel: each block of threads has a tile of its rows and columns, in one of the matrices."""
+
+    product: Product
+    batch: tuple[Range, ...]
+    rows: int
+    columns: int
+    threads: int = THREADS
+
+
+Mapped = Turns | Spread | Statement | Tiled
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel's mapped tree. whole: the kernel over its whole extent, where the grid divides that as it likes. arrays:
+    the team that each array of scratch belongs to. added: locals that the mapping made."""
+
+    body: tuple[Mapped, ...]
+    whole: Kernel | None
+    threads: int
+    arrays: Mapping[str, Team]
+    added: tuple[Buffer, ...]
+
+
+def touched(node: Mapped) -> tuple[set[str], set[str]]:
+    """The tensors that a mapped node reads, and those that it writes."""
+    reads: set[str] = set()
+    writes: set[str] = set()
+    match node:
+        case Statement():
+            read, target = accesses(node)
+            reads |= {a.tensor for a in read}
+            writes.add(target.tensor)
+        case Tiled():
+            reads |= {node.product.left.tensor, node.product.right.tensor}
+            writes.add(node.product.target.tensor)
+        case Turns() | Spread():
+            for child in node.body:
+                r, w = touched(child)
+                reads |= r
+                writes |= w
+            if isinstance(node, Turns) and node.loop.until is not None:
+                reads.add(node.loop.until.tensor)
+    return reads, writes

@@ -1,0 +1,99 @@
+"""One kernel for the GPU as readable Python: parameters are addresses and sizes, elements stand at flat places.
+
+def hidden(z, b, h, batch, scratch):
+    for flat in range(block() * 256 + thread(), batch * 64, blocks() * 256):
+        n = divide(flat, 64)
+        o = modulo(flat, 64)
+        h[64 * n + o] = tanh(z[64 * n + o] + b[o])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import sympy as sp
+
+from chainrule.codegen.cuda.device import SHARED_BYTES, WARP
+from chainrule.codegen.cuda.team import Team
+from chainrule.codegen.expressions import Symbol
+from chainrule.codegen.kernel import Writer, element_of
+from chainrule.codegen.native import ITEM
+from chainrule.ir.expression import quotient
+from chainrule.ir.formula import Access
+
+ALIGNMENT = 64  # of an array in a block's region
+
+REGION = "REGION"  # stands for where a block's region begins, until it is known how long one is
+
+
+@dataclass
+class CudaWriter(Writer):
+    """A `Writer` whose arrays are flat, and whose scratch belongs to teams.
+
+    arrays: the team of each array of scratch. threads: of a block. shared: bytes of shared memory that are taken.
+    own: by array of scratch its name, and where its team's part begins. region: bytes of memory for each block, for
+    what shared memory does not hold.
+    """
+
+    arrays: Mapping[str, Team] = field(default_factory=dict)
+    threads: int = 0
+    shared: int = 0
+    own: dict[str, tuple[str, str]] = field(default_factory=dict)
+    region: sp.Expr = sp.S.Zero
+    top: list[str] = field(default_factory=list)
+
+    @property
+    def warps(self) -> int:
+        return self.threads // WARP
+
+    def place(self, access: Access, slots: Mapping[sp.Symbol, Symbol]) -> str:
+        """An element as source: ``h[64 * n + j]``."""
+        if self.is_variable(access.tensor):
+            return self.variable(access.tensor)
+        buffer = self.buffer(access.tensor)
+        name, first = self.scratch(access.tensor) if buffer.space == "scratch" else (self.view(access.tensor), "")
+        flat: sp.Expr = sp.S.Zero
+        for index, extent in zip(access.indices, buffer.shape, strict=True):
+            flat = flat * self.over_dims(extent) + index
+        at = self.integer(flat, slots)
+        return f"{name}[{first} + {at}]" if first else f"{name}[{at}]"
+
+    def scratch(self, name: str) -> tuple[str, str]:
+        """The array that an array of scratch is, and where its team's part begins."""
+        if name not in self.own:
+            self.own[name] = self._declared(name)
+        return self.own[name]
+
+    def _declared(self, name: str) -> tuple[str, str]:
+        """Registers for a thread's own; shared memory where it fits; else a part of the launch's scratch region."""
+        buffer, team = self.buffer(name), self.arrays[name]
+        called = self.names.fresh(buffer.stands_for or buffer.name, never_had=True)
+        element = element_of(buffer.dtype, self.element)
+        count = sp.Mul(*(self.over_dims(e) for e in buffer.shape))
+        if team is Team.THREAD:
+            self.top.append(f"{called} = {self.call(f'local_{element}')}({max(int(count), 1)})")
+            return called, ""
+        parts = self.warps if team is Team.WARP else 1
+        first = ""
+        if team is Team.WARP:
+            first = self.names.fresh(f"{called}_first", never_had=True)
+        size = ITEM[element] * count * parts
+        if count.is_Integer and self.shared + int(size) <= SHARED_BYTES:
+            self.shared += -(-int(size) // 16) * 16
+            self.top.append(f"{called} = {self.call(f'shared_{element}')}({max(int(count) * parts, 1)})")
+        else:
+            offset = self.region
+            self.region += quotient(size + ALIGNMENT - 1, sp.Integer(ALIGNMENT)) * ALIGNMENT
+            self.top.append(f"{called} = {self.call(f'view_{element}')}(scratch, {REGION} + {self.size_text(offset)})")
+        if first:
+            self.top.append(f"{first} = {self.call('warp')}() * {self.size_text(count)}")
+        return called, first
+
+    def declarations(self) -> list[str]:
+        """The arrays of scratch, for the top of the kernel."""
+        begins = f"{self.call('block')}() * {self.size_text(self.region)}" if self.region != 0 else "0"
+        return [line.replace(REGION, begins) for line in self.top]
+
+    def size_text(self, e: sp.Expr) -> str:
+        return str(int(e)) if e.is_Integer else self.size(e)

@@ -1,0 +1,42 @@
+"""What a schedule is made for: how much work a block should be, how many there may be, what shares a kernel.
+
+Times are nanoseconds of one core of a CPU, the unit of the cost model, for both machines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the blocks of a kernel run.
+
+    tiny_ns: work below this is not worth a range of its own. serial_ns: a program below it is one kernel without
+    blocks. block_ns: what a block should take at least. blocks: as many keep the machine busy, and more would only be
+    more to start; parts: the same where each has a partial result, which somebody adds. tiles: a product shares a
+    kernel with others, and its tiles want long blocks; else it is a kernel of its own, whose tiles divide rows and
+    columns. sums_apart: partial results are so many that blocks of a kernel of their own add them.
+    """
+
+    tiny_ns: float
+    serial_ns: float
+    block_ns: float
+    blocks: int
+    parts: int
+    tiles: bool
+    sums_apart: bool
+
+
+CPU = Machine(tiny_ns=2_000.0, serial_ns=30_000.0, block_ns=10_000.0, blocks=64, parts=64, tiles=True, sums_apart=False)
+
+GPU = Machine(
+    tiny_ns=2_000.0,
+    serial_ns=30_000.0,  # 20 launches in a graph cost as much
+    block_ns=300.0,  # some 256 points: one for each thread
+    blocks=1 << 20,
+    parts=264,  # two for each of an H200's 132 multiprocessors
+    tiles=False,
+    sums_apart=True,
+)
+"""A block is one of a grid (a CTA), whose threads share its loops."""

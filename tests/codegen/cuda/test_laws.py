@@ -1,0 +1,45 @@
+"""Kernels for the GPU compute what the reference does, in float64 and float32, on the PTX interpreter."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+
+from chainrule.ir.graph import Graph
+from chainrule.ir.machine import GPU
+from chainrule.ir.program import Program
+from chainrule.schedule import schedule
+from tests.codegen.cuda.programs import run_on_gpu
+from tests.codegen.graphs import GRAPHS
+from tests.codegen.running import drawn
+from tests.codegen.test_cpu_laws import assert_agrees, products, wanted
+
+
+@cache
+def made(name: str) -> tuple[Graph, Program]:
+    graph = GRAPHS[name]()
+    return graph, schedule(graph, training=True, machine=GPU)
+
+
+@pytest.mark.parametrize("element", ["float64", "float32"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_kernels_agree_with_the_reference(name, element):
+    graph, program = made(name)
+    for batch in (0, 1, 3, 70):
+        values = {k: v.astype(element).astype(v.dtype) for k, v in drawn(graph, {"batch": batch}, batch).items()}
+        want = wanted(graph, values, program)
+        assert_agrees(run_on_gpu(program, {"batch": batch}, values, element), want, element)
+
+
+PRODUCTS = schedule(products(), training=True, machine=GPU)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 0, 4), (3, 4, 0), (1, 1, 1), (9, 17, 40), (70, 65, 130)])
+def test_products_of_any_size_agree_with_the_reference(shape):
+    sizes = dict(zip(("batch", "depth", "width"), shape, strict=True))
+    graph = products()
+    values = drawn(graph, sizes)
+    want = wanted(graph, values, PRODUCTS)
+    for element in ("float64", "float32"):
+        assert_agrees(run_on_gpu(PRODUCTS, sizes, values, element), want, element)
