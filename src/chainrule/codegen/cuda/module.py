@@ -8,8 +8,8 @@ count down in 64 bits, for a step that may be negative.
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,9 +17,10 @@ from llvmlite import ir
 from numba.core import types
 
 from chainrule.codegen.cuda.functions import LIBRARY
+from chainrule.codegen.cuda.loops import own_metadata, times, unrolling, with_own_metadata
 from chainrule.codegen.cuda.toolkit import ir_version
 from chainrule.codegen.native import fresh_context
-from chainrule.codegen.translate import ONE, ZERO, Translation, Value, literal
+from chainrule.codegen.translate import ONE, ZERO, Translation, Value
 
 TRIPLE = "nvptx64-nvidia-cuda"
 LAYOUT = (
@@ -28,81 +29,37 @@ LAYOUT = (
 )
 
 
-LONGEST, LARGEST = 32, 2048
-"""Of a loop that is unrolled: how often it runs, and how many statements it becomes."""
-
-
+@dataclass
 class Kernel(Translation):
-    """A kernel under construction. Its loops are plain, and say whether to unroll them: what they index in registers
-    stays there only where each place is known.
-    """
+    """A kernel under construction, of blocks of `threads` threads."""
+
+    threads: int = 0
 
     def loop(self, name: str, bounds: Sequence[ast.expr], body: Sequence[ast.stmt]) -> None:
-        """``for name in range(...)``; a step may be any positive number."""
+        """``for name in range(...)``; a step may be any positive number.
+
+        Where each thread takes the loop equally often, that number is counted, so that libNVVM sees it.
+        """
         b = self.builder
         values = [self.cast(self.expression(bound), types.int64) for bound in bounds]
         start, stop, step = values if len(values) == 3 else [*[ZERO, *values][-2:], ONE]
+        known = times(bounds, self.threads)
         place = self.slot(ONE.type)
-        b.store(start, place)
+        b.store(start if known is None else ZERO, place)
         head, first, end = (b.append_basic_block() for _ in range(3))
         b.branch(head)
         b.position_at_end(head)
         now = b.load(place)
-        b.cbranch(b.icmp_signed("<", now, stop), first, end)
+        b.cbranch(b.icmp_signed("<", now, stop if known is None else ONE.type(known)), first, end)
         with self.inside(first):
-            self.assign(name, Value(types.int64, now))
+            value = now if known is None else b.add(start, b.mul(now, step, flags=("nsw",)), flags=("nsw",))
+            self.assign(name, Value(types.int64, value))
             self.statements(body)
-            b.store(b.add(now, step, flags=("nsw",)), place)
+            b.store(b.add(now, step if known is None else ONE, flags=("nsw",)), place)
             again = b.branch(head)
         b.position_at_end(end)
-        if wish := _unrolling(bounds, body):
-            again.set_metadata("llvm.loop", _loop(b.module, wish))
-
-
-def _unrolling(bounds: Sequence[ast.expr], body: Sequence[ast.stmt]) -> str:
-    """What a loop asks of libNVVM; empty: its own choice.
-
-    A step that is known at run time alone makes a loop over the whole grid: most threads take it once, and unrolling
-    it would begin with a division of 64 bits.
-    """
-    if len(bounds) == 3 and literal(bounds[2]) is None:
-        return "llvm.loop.unroll.disable"
-    times = _times(bounds)
-    few = times is not None and times <= LONGEST and times * _statements(body) <= LARGEST
-    return "llvm.loop.unroll.full" if few else ""
-
-
-def _times(bounds: Sequence[ast.expr]) -> int | None:
-    """How often a loop runs, if its bounds are written out."""
-    numbers = [number for bound in bounds if isinstance(number := literal(bound), int)]
-    return len(range(*numbers)) if len(numbers) == len(bounds) else None
-
-
-def _statements(body: Sequence[ast.stmt]) -> int:
-    """How many statements the body becomes with its short loops unrolled."""
-    count = 0
-    for s in body:
-        match s:
-            case ast.For(_, ast.Call(_, bounds, []), inner, []):
-                times = _times(bounds)
-                count += _statements(inner) * (times if times is not None and times <= LONGEST else 1)
-            case ast.If(_, then, other):
-                count += _statements(then) + _statements(other)
-            case _:
-                count += 1
-    return count
-
-
-def _loop(module: ir.Module, wish: str) -> Any:
-    """A loop's own metadata, which has to begin with itself: `_named` sees to that, for no printer can."""
-    number = len(module.metadata)
-    return module.add_metadata(
-        [ir.MetaDataString(module, f"loop {number}"), module.add_metadata([ir.MetaDataString(module, wish)])]
-    )
-
-
-def _named(text: str) -> str:
-    return re.sub(r'^(!\d+) = !{ !"loop \d+", ', r"\1 = distinct !{ \1, ", text, flags=re.MULTILINE)
+        if wish := unrolling(bounds, body, self.threads):
+            again.set_metadata("llvm.loop", own_metadata(b.module, wish))
 
 
 @cache
@@ -135,7 +92,7 @@ def module_of(
         values = packer.from_arguments(slots, body.args)
         given = {a.arg: Value(kind, value) for a, kind, value in zip(tree.args.args, kinds, values, strict=True)}
         first = body.append_basic_block()
-        kernel = Kernel(within, space, ir.IRBuilder(first), slots, given)
+        kernel = Kernel(within, space, ir.IRBuilder(first), slots, given, threads=threads)
         kernel.statements(tree.body)
         kernel.builder.ret_void()
         slots.position_at_end(body.entry_basic_block)
@@ -146,7 +103,7 @@ def module_of(
     main, *others = dict.fromkeys(library.everything())
     if others:
         raise TypeError(f"Numba would compile {[str(other.name) for other in others]} for the CPU")
-    return _named(str(main))
+    return with_own_metadata(str(main))
 
 
 def _annotate(module: ir.Module, body: ir.Function, threads: int) -> None:
