@@ -29,6 +29,9 @@ def field(stamp: Any, start: int, stop: int) -> Any:
     return (stamp >> start) & ((1 << (stop - start)) - 1)
 
 
+WHO = ~(((1 << CTA) - 1) & ~((1 << LEVEL) - 1))  # thread, CTA and launch
+
+
 def same_warp(a: Any, b: Any) -> Any:
     return field(a, 5, LEVEL) == field(b, 5, LEVEL)
 
@@ -43,6 +46,13 @@ def unordered(before: Any, now: Any) -> Any:
     threads = (field(before, THREAD, LEVEL) != field(now, THREAD, LEVEL)) | (level == MANY_OF_WARP)
     within = (level == MANY_OF_CTA) | ~same_warp(before, now) | (warps & threads)
     return launch & (~cta | (level == MANY_CTAS) | (interval & within))
+
+
+def settled(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Whether the read `now` adds nothing to what `before` says: the same, or one among many."""
+    apart, level = before ^ now, field(before, LEVEL, WARP)
+    among = ((apart >> BARRIER) == 0) & (level >= MANY_OF_CTA)
+    return (apart == 0) | among | (((apart >> LAUNCH) == 0) & (level == MANY_CTAS))
 
 
 class Shadow:
@@ -60,9 +70,17 @@ class Shadow:
             racing = unordered(wrote & ~(3 << LEVEL), now)
             bad = np.flatnonzero(racing) if racing.any() else None
         before = self.reader[place]
-        self.reader[place] = now if before.max() < first else joined(before, now)
+        if before.max() < first:
+            self.reader[place] = now
+        else:
+            known = settled(before, now)
+            if known.all():
+                return bad
+            if known.any():
+                place, before, now = place[~known], before[~known], now[~known]
+            self.reader[place] = joined(before, now)
         stays = self.reader[place]
-        others = np.flatnonzero(field(stays ^ now, THREAD, LEVEL) | ((stays ^ now) >> CTA))
+        others = np.flatnonzero((stays ^ now) & WHO)
         if len(others):
             self.share(place[others], stays[others], now[others])
         return bad

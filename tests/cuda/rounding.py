@@ -44,7 +44,8 @@ def two_sum(a: Any, b: Any) -> tuple[Any, Any]:
 
 
 def sum_error(s: Any, a: Any, b: Any) -> Any:
-    return two_sum(a, b)[1]
+    near, rest = two_sum(a, b)
+    return (near - s) + rest
 
 
 def product_error(p: Any, a: Any, b: Any) -> Any:
@@ -110,7 +111,8 @@ def rounded(name: str, way: str) -> Op:
 
     def directed(*args: Any) -> Any:
         found = nearest(*args)
-        return towards(way, found, error(found, *args))
+        # The error of a float32 may lie below all of them; among float64 it does not.
+        return towards(way, found, error(*(np.float64(x) for x in (found, *args))))
 
     return directed
 
