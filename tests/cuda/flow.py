@@ -56,6 +56,8 @@ class Flow:
     registers: dict[str, str]
     variables: tuple[Variable, ...]
     blocks: tuple[Block, ...]
+    required: int  # threads of a CTA, 0 for any number
+    most: int
 
 
 def flow(module: Module, name: str) -> Flow:
@@ -67,7 +69,8 @@ def flow(module: Module, name: str) -> Flow:
     lines = inliner.lines(kernel, "", {})
     shared = tuple(v for v in module.variables if v.space == "shared")
     variables = (*shared, *inliner.variables)
-    return Flow(name, kernel.params, inliner.registers, variables, blocks(lines, inliner.tables))
+    parts = blocks(lines, inliner.tables)
+    return Flow(name, kernel.params, inliner.registers, variables, parts, kernel.required, kernel.most)
 
 
 class Inliner:

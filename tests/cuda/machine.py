@@ -38,6 +38,10 @@ class Machine:
         """`kernel` over `grid` CTAs of `threads` threads; words: parameters; symbols: the module's variables."""
         if not 0 < threads <= 1024 or not 0 < grid < 1 << 31:
             raise PTXError(f"{kernel.name}: {grid} CTAs of {threads} threads are not allowed")
+        required, most = kernel.flow.required, kernel.flow.most
+        if threads != (required or threads) or threads > most:
+            expected = required or f"at most {most}"
+            raise PTXError(f"{kernel.name} was compiled for CTAs of {expected} threads, not {threads}")
         if len(words) != len(kernel.flow.params):
             raise PTXError(f"{kernel.name} takes {len(kernel.flow.params)} parameters, not {len(words)}")
         self.launches += 1

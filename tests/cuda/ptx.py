@@ -6,6 +6,7 @@ Only the shape of the text is known here (declarations, scopes, operands); what 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ class Function:
     variables: tuple[Variable, ...]  # .shared, .local, .param within
     tables: dict[str, tuple[str, ...]]  # .branchtargets
     body: tuple[Instruction | Label, ...]
+    required: int = 0  # threads of a CTA (.reqntid); 0: any number
+    most: int = 1024  # (.maxntid)
 
 
 @dataclass(frozen=True)
@@ -268,7 +271,15 @@ def parse_function(head: str, body: str) -> Function:
         else:
             lines.append(instruction(text, scope, registers))
     entry = found["kind"] == "entry"
-    return Function(found["name"], entry, results, params, registers, tuple(variables), tables, tuple(lines))
+    required, most = (threads_in(found["rest"], name) for name in ("reqntid", "maxntid"))
+    declared = (registers, tuple(variables), tables)
+    return Function(found["name"], entry, results, params, *declared, tuple(lines), required or 0, most or 1024)
+
+
+def threads_in(text: str, directive: str) -> int | None:
+    """The threads of a CTA that a performance directive names."""
+    found = re.search(rf"\.{directive}\s+([\d\s,]+)", text)
+    return math.prod(int(x) for x in found[1].split(",")) if found else None
 
 
 def statements(body: str) -> Iterator[str]:

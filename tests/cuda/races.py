@@ -61,6 +61,21 @@ class Shadow:
     def __init__(self, count: int, reserve: Callable[[int], np.ndarray]) -> None:
         self.writer = reserve(8 * count).view(np.int64)
         self.reader = reserve(8 * count).view(np.int64)
+        self.constant = reserve(8 * count).view(np.int64)  # the launch that read it as what no launch changes
+        self.latest = 0  # of those launches
+
+    def keep(self, place: Any, first: int) -> np.ndarray | None:
+        """A read by .nc, past the caches that stores keep in order; positions of what this launch has written."""
+        self.constant[place] = self.latest = first
+        bad = np.atleast_1d(self.writer[place] >= first)
+        return np.flatnonzero(bad) if bad.any() else None
+
+    def kept(self, place: np.ndarray, first: int) -> np.ndarray | None:
+        """Positions of what this launch has read by .nc, and must not write."""
+        if self.latest < first:
+            return None
+        bad = self.constant[place] >= first
+        return np.flatnonzero(bad) if bad.any() else None
 
     def read(self, place: np.ndarray, now: np.ndarray, first: int) -> np.ndarray | None:
         """Lanes with stamps `now` read; the positions of those that race, None if there are none."""
@@ -143,7 +158,8 @@ class Shadow:
         return np.flatnonzero(bad) if bad.any() else None
 
     def forget(self) -> None:
-        for stamps in (self.writer, self.reader):
+        self.latest = 0
+        for stamps in (self.writer, self.reader, self.constant):
             base = stamps
             while isinstance(base, np.ndarray):
                 base = base.base

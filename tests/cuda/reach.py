@@ -15,6 +15,7 @@ from tests.cuda.ptx import Instruction, PTXError
 from tests.cuda.races import BARRIER, CTA, LAUNCH, WARP, Shadow
 
 SHARED_LIMIT = 48 * 1024  # bytes of static shared memory of a CTA
+CONSTANT = "it {verb} global memory at {place:#x}, which this launch writes and also reads as constant (ld.global.nc)"
 
 
 class Reach:
@@ -85,7 +86,10 @@ class Reach:
         if self.watched:
             shadow, place = self.shadow("global", at, item)
             for k in range(count):
-                if shadow.read_by_all(int(place) + k * max(item // 4, 1), self.stamps[who], self.oldest):
+                here = int(place) + k * max(item // 4, 1)
+                if "nc" in ins.modifiers and shadow.keep(here, self.oldest) is not None:
+                    self.fail(ins, who[0], CONSTANT.format(verb="reads", place=int(address)))
+                if shadow.read_by_all(here, self.stamps[who], self.oldest):
                     self.race(ins, who[0], "reads", "global", int(address))
         return [view[at + k] for k in range(count)]
 
@@ -99,6 +103,9 @@ class Reach:
             here = at + k if k else at
             if space in self.watched:
                 shadow, place = self.shadow(space, here, item)
+                bad = shadow.kept(place, self.oldest)
+                if bad is not None:
+                    self.fail(ins, who[bad[0]], CONSTANT.format(verb="writes", place=int(address[bad[0]])))
                 bad = shadow.write(place, self.stamps[who], value, self.oldest)
                 if bad is not None:
                     self.race(ins, who[bad[0]], "writes", space, int(address[bad[0]]) + k * item)
@@ -125,9 +132,12 @@ class Reach:
     def saw_read(self, ins: Instruction, space: str, at: np.ndarray, item: int, count: int, who: np.ndarray) -> None:
         for k in range(count):
             shadow, place = self.shadow(space, at + k if k else at, item)
+            if "nc" in ins.modifiers and (bad := shadow.keep(place, self.oldest)) is not None:
+                at = int(place[bad[0]]) * min(item, 4) + self.spaces[space].base
+                self.fail(ins, who[bad[0]], CONSTANT.format(verb="reads", place=at))
             bad = shadow.read(place, self.stamps[who], self.oldest)
             if bad is not None:
-                self.race(ins, who[bad[0]], "reads", space, int(place[bad[0]]) * min(item, 4))
+                self.race(ins, who[bad[0]], "reads", space, int(place[bad[0]]) * min(item, 4) + self.spaces[space].base)
 
     def race(self, ins: Instruction, who: int, verb: str, space: str, place: int) -> NoReturn:
         self.fail(ins, who, f"a race: it {verb} {space} memory at {place:#x}, which another thread uses, unordered")

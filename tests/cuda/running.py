@@ -37,8 +37,9 @@ def entry(ptx: str) -> str:
     return re.search(r"\.entry\s+([\w$]+)", ptx)[1]
 
 
-def launch(ptx: str, grid: int, threads: int, *arguments: Any, races: bool = True) -> list[np.ndarray]:
+def launch(ptx: str | bytes, grid: int, threads: int, *arguments: Any, races: bool = True) -> list[np.ndarray]:
     """What the arrays among `arguments` hold after one launch; numbers are passed as they are."""
+    text = ptx if isinstance(ptx, str) else ptx.decode()
     device = Interpreter(1 << 28, races)
     words, arrays = [], []
     for x in arguments:
@@ -48,7 +49,7 @@ def launch(ptx: str, grid: int, threads: int, *arguments: Any, races: bool = Tru
             arrays.append((words[-1], np.empty_like(x)))
         else:
             words.append(int(x))
-    device.launch(device.load(b"", ptx.encode(), entry(ptx)), grid, threads, words)
+    device.launch(device.load(b"", text.encode(), entry(text)), grid, threads, words)
     for address, into in arrays:
         device.read(address, into)
     return [into for _, into in arrays]

@@ -178,6 +178,23 @@ def test_nothing_orders_two_ctas(body, racing, grid):
         run(body + "ret;", grid=grid)
 
 
+@pytest.mark.parametrize("place", ["%d1", "%d3"])
+def test_what_is_read_as_constant_is_not_written(place):
+    for body in (
+        f"ld.global.nc.f32 %f2, [{place}]; bar.sync 0; {STORE}",
+        f"{STORE} bar.sync 0; ld.global.nc.f32 %f2, [{place}];",
+    ):
+        with pytest.raises(PTXError, match="reads as constant"):
+            run(body + "ret;")
+
+
+def test_a_kernel_runs_with_the_threads_that_it_was_compiled_for():
+    text = handwritten("ret;", 1).replace("(.param .u64 p0)\n", "(.param .u64 p0)\n.reqntid 64, 1, 1\n")
+    launch(text, 1, 64, X)
+    with pytest.raises(PTXError, match="compiled for CTAs of 64 threads, not 32"):
+        launch(text, 1, 32, X)
+
+
 def test_launches_follow_each_other():
     device = Interpreter(1 << 24)
     ptx = handwritten("ld.param.u64 %d1, [p0]; mov.f32 %f1, 0f3F800000; st.global.f32 [%d1], %f1; ret;", 1)
