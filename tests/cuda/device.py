@@ -105,6 +105,18 @@ class Interpreter:
 
         self.enqueue(work)
 
+    def pinned(self, count: int) -> NDArray[np.uint8]:
+        return np.full(count, 0xA5, np.uint8)
+
+    def send(self, address: int, pinned: NDArray[np.uint8]) -> None:
+        self.enqueue(lambda: self.put(address, pinned))
+
+    def fetch(self, pinned: NDArray[np.uint8], address: int) -> None:
+        def work() -> None:
+            pinned[:] = self.bytes(address, pinned.nbytes)
+
+        self.enqueue(work)
+
     def load(self, cubin: bytes, ptx: bytes, symbol: str) -> Loaded:
         """The kernel `symbol` of the text; its module's variables get memory of their own."""
         self.refuse_in_capture("load")

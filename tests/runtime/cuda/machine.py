@@ -87,6 +87,18 @@ class Machine:
         assert target + count <= source or source + count <= target
         self._do(lambda: self.view(target, count).__setitem__(slice(None), self.view(source, count)))
 
+    def pinned(self, count: int) -> np.ndarray:
+        assert self.recording is None
+        return np.full(count, 0xA5, np.uint8)
+
+    def send(self, address: int, pinned: np.ndarray) -> None:
+        self.said.append(("send", pinned.nbytes))
+        self._do(lambda: self.view(address, pinned.nbytes).__setitem__(slice(None), pinned))
+
+    def fetch(self, pinned: np.ndarray, address: int) -> None:
+        self.said.append(("fetch", pinned.nbytes))
+        self._do(lambda: pinned.__setitem__(slice(None), self.view(address, pinned.nbytes)))
+
     def load(self, cubin: bytes, ptx: bytes, symbol: str) -> Callable:
         assert ptx == b"ptx of " + symbol.encode() and cubin == b"cubin of " + symbol.encode()
         self.said.append(("load", symbol))

@@ -111,6 +111,8 @@ class Driver:
         del self.blocks[address]
         return (0,)
 
+    cuMemFreeHost = cuMemFree
+
     def cuMemGetInfo(self):
         return 0, self.total - sum(block.size for block in self.blocks.values()) + PINNED, self.total
 
@@ -120,11 +122,9 @@ class Driver:
         return (0,)
 
     def cuMemcpyHtoDAsync(self, target, source, count, stream):
-        assert self.recorded is None
         return self._enqueue(stream, lambda: ctypes.memmove(target, source, count))
 
     def cuMemcpyDtoHAsync(self, target, source, count, stream):
-        assert self.recorded is None
         return self._enqueue(stream, lambda: ctypes.memmove(target, source, count))
 
     def cuMemcpyDtoDAsync(self, target, source, count, stream):

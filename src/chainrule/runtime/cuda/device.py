@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
@@ -76,6 +77,15 @@ class Device(Protocol):
     def copy(self, target: int, source: int, count: int) -> None:
         """`count` bytes from one place on the device to another; they do not overlap."""
 
+    def pinned(self, count: int) -> NDArray[np.uint8]:
+        """`count` bytes of the host that the device copies from and to by itself, as a graph does."""
+
+    def send(self, address: int, pinned: NDArray[np.uint8]) -> None:
+        """From pinned memory, as it is when its turn comes."""
+
+    def fetch(self, pinned: NDArray[np.uint8], address: int) -> None:
+        """Into pinned memory, which holds it once somebody has waited."""
+
     def load(self, cubin: bytes, ptx: bytes, symbol: str) -> Function:
         """The kernel named `symbol` of a cubin; where that is for another architecture, of the PTX."""
 
@@ -88,7 +98,8 @@ class Device(Protocol):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """What `work` enqueues, as one graph: it is not done now, but by each call of the result.
 
-        `work` copies, launches and multiplies; it neither allocates nor waits.
+        `work` copies (but not from or to memory that is not pinned), launches and multiplies; it neither allocates nor
+        waits.
         """
 
     def wait(self) -> None:

@@ -65,12 +65,13 @@ class Gpu:
         minor = self._call("cuDeviceGetAttribute", attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
         self.architecture = f"sm_{major}{minor}"
         self._context = self._call("cuDevicePrimaryCtxRetain", device)
-        self._call("cuCtxSetCurrent", self._context)
+        self._set_current = driver.cuCtxSetCurrent  # for every call: whether it did shows there
+        self._set_current(self._context)
         self._stream = self._call("cuStreamCreate", CU_STREAM_NON_BLOCKING)
         self.stream = int(self._stream)
         self._event = self._call("cuEventCreate", CU_EVENT_DISABLE_TIMING)
-        self._place = int(self._call("cuMemAllocHost", PINNED))
-        self._pinned = np.ctypeslib.as_array((ctypes.c_uint8 * PINNED).from_address(self._place))
+        self._pinned = self.pinned(PINNED)
+        self._place = self._pinned.ctypes.data
         self._at = 0  # where the part of it that no copy reads any more begins
         self._modules: dict[bytes, Any] = {}
 
@@ -117,6 +118,21 @@ class Gpu:
     def copy(self, target: int, source: int, count: int) -> None:
         with self._entered():
             self._call("cuMemcpyDtoDAsync", target, source, count, self._stream)
+
+    def pinned(self, count: int) -> NDArray[np.uint8]:
+        with self._entered():
+            place = int(self._call("cuMemAllocHost", max(count, 1)))
+        found = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(place))
+        weakref.finalize(found, self._unwanted.append, ("cuMemFreeHost", place)).atexit = False
+        return found
+
+    def send(self, address: int, pinned: NDArray[np.uint8]) -> None:
+        with self._entered():
+            self._call("cuMemcpyHtoDAsync", address, pinned.ctypes.data, pinned.nbytes, self._stream)
+
+    def fetch(self, pinned: NDArray[np.uint8], address: int) -> None:
+        with self._entered():
+            self._call("cuMemcpyDtoHAsync", pinned.ctypes.data, address, pinned.nbytes, self._stream)
 
     def load(self, cubin: bytes, ptx: bytes, symbol: str) -> Any:
         """The function. Raises DeviceError where neither the cubin nor the PTX is for this GPU."""
@@ -274,15 +290,15 @@ class Gpu:
                 "a GPU cannot be used in a process that was forked from one that uses it"
                 "\n  Way out: start the process with multiprocessing's 'spawn', or open the GPU in the child alone"
             )
-        self._call("cuCtxSetCurrent", self._context)
+        self._set_current(self._context)
         return self._lock
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """What the driver's function gives beside its code: nothing, one value or a tuple."""
-        code, *values = getattr(self._driver, function)(*arguments)
-        if int(code):
-            raise self._refused(function, int(code), code)
-        return values[0] if len(values) == 1 else tuple(values) or None
+        found = getattr(self._driver, function)(*arguments)
+        if found[0]:
+            raise self._refused(function, int(found[0]), found[0])
+        return found[1] if len(found) == 2 else found[1:]
 
     def _refused(self, function: str, code: int, told: Any) -> Refused:
         names = (self._driver.cuGetErrorName(told)[1], self._driver.cuGetErrorString(told)[1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chainrule.executable import Executable, Input, evaluate
 from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, bind, plan
@@ -37,6 +38,7 @@ BINDINGS = 16  # sizes that stay bound
 CHUNK = 32  # steps of one graph, at most, and so few that
 NODES = 4096  # launches are in it, at most, for a graph of many takes long to make, and
 STAGED = 1 << 28  # bytes of inputs and results lie beside it, at most
+SMALL = 1 << 20  # bytes of inputs and results of one step that a graph copies by itself from and to pinned memory
 
 Given = Array | DeviceArray
 
@@ -46,7 +48,8 @@ class Recording:
     """`count` steps in a row, with memory for what goes in and comes out.
 
     fed, kept: by buffer, where that of the first step lies and how many bytes each next one is further on (0: one for
-    all). The results lie side by side from `block` on.
+    all). The results lie side by side from `block` on, then the inputs. host: pinned memory for all of it, where the
+    steps copy by themselves what is small and comes from the host; inputs: by buffer, the array there.
     """
 
     count: int
@@ -54,6 +57,8 @@ class Recording:
     fed: Mapping[int, tuple[int, int]]
     kept: Mapping[int, tuple[int, int]]
     results: int  # bytes
+    host: NDArray[np.uint8] | None = None
+    inputs: Mapping[int, Array] = field(default_factory=dict)
     replay: Callable[[], None] | None = None
 
 
@@ -67,7 +72,8 @@ class Binding:
     scratch: int
     chunk: int
     warm: bool = False  # whether a step was done
-    recordings: dict[tuple[int, frozenset[int]], Recording] = field(default_factory=dict)
+    small: bool = False  # whether all that goes in and comes out is
+    recordings: dict[tuple[int, frozenset[int], bool], Recording] = field(default_factory=dict)
 
 
 class Runner:
@@ -92,6 +98,9 @@ class Runner:
         self._arena: Block | None = None
         self._bindings: OrderedDict[tuple[Shape, ...], Binding] = OrderedDict()
         self._names = tuple(item.name for item in executable.inputs)
+        self._checked = checked(executable)
+        self._dtypes = [ELEMENTS[buffer.element] for buffer in executable.buffers]
+        self._last: tuple[Binding, Recording] | None = None  # what the last step, a graph, was
 
     def run(
         self,
@@ -118,8 +127,24 @@ class Runner:
         return found if outputs is None else chosen(self.executable, found, outputs)
 
     def again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """`run` for one step like the last one; None: there is no shorter way here."""
-        return None
+        """`run` for one step whose inputs are arrays of the host like the last one's; None where they are not."""
+        with self.store.lock:
+            if self._last is None or len(inputs) != len(self._names):
+                return None
+            binding, recording = self._last
+            given = {}
+            for item in self.executable.inputs:
+                array, k = inputs.get(item.name), item.buffer
+                if type(array) is not np.ndarray or array.shape != binding.plan.shapes[k]:
+                    return None
+                if array.dtype != self._dtypes[k]:
+                    return None
+                given[k] = array
+            self._check_ranges(binding, given, None)
+            for k, array in given.items():
+                recording.inputs[k][...] = array
+            self._do(binding, recording)
+            return self._collect(binding, recording, {})
 
     def warm(self, **shapes: Shape) -> None:
         """Bind sizes for inputs of these shapes ahead of the first call."""
@@ -139,12 +164,17 @@ class Runner:
         targets = {name: adopt(name, a, self.device) if is_on_gpu(a) else a for name, a in out.items()}
         check_out(self.executable, binding.plan, targets, (np.ndarray, DeviceArray))
         self._check_ranges(binding, given, None)
-        recording = self._recording(binding, 1, frozenset())
+        hosted = binding.small and not any(isinstance(array, DeviceArray) for array in given.values())
+        recording = self._recording(binding, 1, frozenset(given) if hosted else frozenset(), hosted)
         if on_device:
             targets = self._room(binding, (), True) | targets
         for buffer, array in given.items():
-            self._feed(binding.places[buffer], 0, array, buffer, binding.plan)
+            if hosted:
+                recording.inputs[buffer][...] = array
+            else:
+                self._feed(binding.places[buffer], 0, array, buffer, binding.plan)
         self._do(binding, recording)
+        self._last = (binding, recording) if hosted and recording.replay else None
         return self._collect(binding, recording, targets) | dict(out)
 
     def _many(self, given: Mapping[int, Given], steps: int, on_device: bool) -> dict[str, Any]:
@@ -179,13 +209,13 @@ class Runner:
         found: dict[str, Any] = {}
         for item in self.executable.outputs:
             shape = (*leading, *binding.plan.shapes[item.buffer])
-            dtype = ELEMENTS[self.executable.buffers[item.buffer].element]
+            dtype = self._dtypes[item.buffer]
             found[item.name] = DeviceArray.empty(self.device, shape, dtype) if on_device else np.empty(shape, dtype)
         return found
 
     def _check_ranges(self, binding: Binding, given: Mapping[int, Given], steps: int | None) -> None:
         """Raises ChainruleError where an index would lead out of what it indexes."""
-        for item in checked(self.executable):
+        for item in self._checked:
             held = given[item.buffer]
             array = held.numpy() if isinstance(held, DeviceArray) else held
             bound = evaluate(item.bound or (), binding.plan.sizes)
@@ -195,7 +225,7 @@ class Runner:
 
     def _feed(self, place: int, stride: int, array: Given, buffer: int, bound: Plan) -> None:
         """Put an input, or the slices of one, `stride` bytes from each other, where the kernels read it."""
-        count, dtype = bound.bytes[buffer], ELEMENTS[self.executable.buffers[buffer].element]
+        count, dtype = bound.bytes[buffer], self._dtypes[buffer]
         if count == 0:
             return
         if isinstance(array, DeviceArray):
@@ -243,7 +273,9 @@ class Runner:
     def _enqueue(self, binding: Binding, recording: Recording) -> None:
         """Every launch of every step, or the library's product for it, and copies of results that no launch wrote."""
         executable, sizes, device = self.executable, binding.plan.sizes, self.device
-        itemsize = ELEMENTS[executable.element].itemsize
+        itemsize, host, results = ELEMENTS[executable.element].itemsize, recording.host, recording.results
+        if host is not None and len(host) > results:
+            device.send(recording.block.address + results, host[results:])
         for step in range(recording.count):
             places = self._places(binding, recording, step)
             for launch in executable.launches:
@@ -260,6 +292,8 @@ class Runner:
                 target, count = place + step * stride, binding.plan.bytes[buffer]
                 if places[buffer] != target and count:
                     device.copy(target, places[buffer], count)
+        if host is not None and results:
+            device.fetch(host[:results], recording.block.address)
 
     def _places(self, binding: Binding, recording: Recording, step: int) -> list[int]:
         """Where the buffers lie in this step of `recording`."""
@@ -284,18 +318,26 @@ class Runner:
                 found[item.name] = target
                 continue
             if here is None:
-                here = np.empty(recording.results, np.uint8)
-                self.device.read(block.address, here)
-            rows = here[place - block.address :][: recording.count * stride].reshape(recording.count, -1)[:, :count]
-            dtype = ELEMENTS[self.executable.buffers[item.buffer].element]
+                here = self._here(recording)
+            at, dtype, shape = place - block.address, self._dtypes[item.buffer], binding.plan.shapes[item.buffer]
             if target is None:
-                array = rows[0].view(dtype).reshape(binding.plan.shapes[item.buffer])
-                found[item.name] = array if array.ndim else array[()]
+                array = here[at : at + count].view(dtype)
+                found[item.name] = array.reshape(shape) if shape else array[0]
             else:
+                rows = here[at : at + recording.count * stride].reshape(recording.count, stride)[:, :count]
                 target[...] = np.ascontiguousarray(rows).view(dtype).reshape(target.shape)
                 found[item.name] = target
         if here is None or any(isinstance(target, DeviceArray) for target in targets.values()):
             self.device.wait()
+        return found
+
+    def _here(self, recording: Recording) -> NDArray[np.uint8]:
+        """A copy of all results on the host."""
+        if recording.host is not None:
+            self.device.wait()
+            return recording.host[: recording.results].copy()
+        found = np.empty(recording.results, np.uint8)
+        self.device.read(recording.block.address, found)
         return found
 
     def _bind(self, shapes: Sequence[Shape]) -> Binding:
@@ -317,7 +359,7 @@ class Runner:
         needed = bound.arena + scratch
         if self._arena is None or needed > self._arena.count:  # all bindings share one: with it go those before
             self._bindings.clear()
-            self._arena = None
+            self._arena = self._last = None
             told = ", ".join(f"{dim.name} = {sizes[dim.name]}" for dim in executable.dims if dim.numerator is None)
             what = f"{executable.name} with {told}" if told else executable.name
             self._arena = self._block(needed, f"a step of {what} needs {needed:,} bytes beside its parameters")
@@ -326,21 +368,28 @@ class Runner:
         for buffer, place in self._lasting.items():
             places[buffer] = place
         staged = [*(item.buffer for item in executable.inputs), *(item.buffer for item in executable.outputs)]
-        room = STAGED // max(sum(padded(bound.bytes[buffer]) for buffer in staged), 1)
-        chunk = max(min(CHUNK, NODES // max(len(executable.launches), 1), room), 1)
-        return Binding(bound, self._arena, places, start + bound.arena if scratch else 0, chunk)
+        step = sum(padded(bound.bytes[buffer]) for buffer in staged)
+        chunk = max(min(CHUNK, NODES // max(len(executable.launches), 1), STAGED // max(step, 1)), 1)
+        return Binding(bound, self._arena, places, start + bound.arena if scratch else 0, chunk, small=step <= SMALL)
 
-    def _recording(self, binding: Binding, count: int, moving: frozenset[int]) -> Recording:
+    def _recording(self, binding: Binding, count: int, moving: frozenset[int], hosted: bool = False) -> Recording:
         """The recording of so many steps that move on along these inputs: found again, or with memory made for it."""
-        known = binding.recordings.get((count, moving))
+        known = binding.recordings.get((count, moving, hosted))
         if known is not None:
             return known
+        plan = binding.plan
         outputs = dict.fromkeys(item.buffer for item in self.executable.outputs)
-        kept, results = _lay(outputs, binding.plan.bytes, count, 0)
-        fed, total = _lay(sorted(moving), binding.plan.bytes, count, results)
+        kept, results = _lay(outputs, plan.bytes, count, 0)
+        fed, total = _lay(sorted(moving), plan.bytes, count, results)
         block = self._block(total, f"inputs and results of {count} steps need {total:,} bytes")
         made = Recording(count, block, _from(block.address, fed), _from(block.address, kept), results)
-        binding.recordings[count, moving] = made
+        if hosted:
+            made.host = host = self.device.pinned(total)
+            made.inputs = {
+                k: host[at : at + plan.bytes[k]].view(self._dtypes[k]).reshape(plan.shapes[k])
+                for k, (at, _) in fed.items()
+            }
+        binding.recordings[count, moving, hosted] = made
         return made
 
     def _fixed(self) -> None:
