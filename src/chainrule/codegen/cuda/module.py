@@ -84,8 +84,9 @@ def module_of(
     module.triple, module.data_layout, module.library = TRIPLE, LAYOUT, LIBRARY
     packer = within.get_arg_packer(kinds)
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), packer.argument_types), symbol)
-    for argument in body.args:
-        if isinstance(argument.type, ir.PointerType):
+    passed = passed_on(tree)
+    for argument, parameter in zip(body.args, tree.args.args, strict=True):
+        if isinstance(argument.type, ir.PointerType) and parameter.arg not in passed:
             argument.add_attribute("noalias")
     with within.push_code_library(library):
         slots = ir.IRBuilder(body.append_basic_block("entry"))
@@ -104,6 +105,24 @@ def module_of(
     if others:
         raise TypeError(f"Numba would compile {[str(other.name) for other in others]} for the CPU")
     return with_own_metadata(str(main))
+
+
+def passed_on(tree: ast.FunctionDef) -> set[str]:
+    """The arrays through which threads may pass values to each other: what a kernel with barriers writes.
+
+    LLVM takes an array that no other pointer reaches to be the thread's own, and would read it before a barrier.
+    """
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    called = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
+    if not any(name.startswith(("sync", "block_")) for name in called):
+        return set()
+    stores = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+    ]
+    stores += [
+        node.args[0] for node in calls if isinstance(node.func, ast.Name) and node.func.id in ("store2", "store4")
+    ]
+    return {place.id for place in stores if isinstance(place, ast.Name)}
 
 
 def _annotate(module: ir.Module, body: ir.Function, threads: int) -> None:

@@ -79,7 +79,7 @@ def write_nodes(nodes: Sequence[Mapped], team: Team, w: CudaWriter, since: Since
             case Spread():
                 since.meet(node, w)
                 write_spread(node, w)
-                if (node.carried or node.kept) and team is Team.BLOCK:
+                if team is Team.BLOCK and (node.kept or (node.carried and w.warps > 1)):
                     since.clear()  # its sum was a barrier
                     since.add((), {k.target.tensor for k in node.kept})
             case Tiled():
@@ -301,8 +301,7 @@ def join_array(k: Kept, spread: Spread, w: CudaWriter) -> None:
     w.read.add(k.target.tensor)
     w.written.add(k.target.tensor)
     threads = spread.members is Team.THREAD
-    if not threads:
-        w.line(f"{w.call('sync')}()")
+    w.line(f"{w.call('sync')}()")
     at, total = w.names.fresh("place"), w.names.fresh("total")
     spans = f"{count}" if threads else f"{w.call('thread')}(), {count}, {w.threads}"
     with opened(k.ranges, w) as names, w.inside(f"for {at} in range({spans}):"):
