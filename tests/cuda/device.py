@@ -45,6 +45,7 @@ class Interpreter:
     """Memory of `capacity` bytes and a stream that runs each call at once; `races`: whether to watch for them."""
 
     name = "PTX interpreter"
+    architecture = "sm_90"
     stream = 0
     ordinal = 0
 
