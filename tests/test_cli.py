@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 
 from chainrule import build
+from chainrule.api.place import CPU
 from chainrule.cli import app, asked, models, output, training
 from chainrule.errors import ChainruleError
 from chainrule.runtime.cache import Usage
+from chainrule.runtime.cuda import present
+from chainrule.runtime.cuda.device import DeviceError
 from chainrule.source import Source
 
 CLASSES = 3
@@ -37,6 +40,7 @@ class Step:
         inputs = (SimpleNamespace(name="x"), SimpleNamespace(name="label"))
         executable = SimpleNamespace(name="net", inputs=inputs, unread=(), tuned={"a product": "8×2"})
         self.runner = SimpleNamespace(threads=1, executable=executable)
+        self.model = SimpleNamespace(place=CPU)
 
     def scores(self, x):
         z = x @ self.params["W"]
@@ -59,12 +63,17 @@ class Step:
 
 class Model:
     compiled: ClassVar[list[tuple]] = []
+    places: ClassVar[list[tuple]] = []
 
     def __init__(self, source):
         self.source = source
 
+    def to(self, target, *, precision):
+        return self
+
     def compile(self, optimizer, *, dtype, threads, seed=None, **settings):
         self.compiled.append((optimizer, dtype, threads, seed))
+        self.places.append((settings["target"], settings["precision"]))
         return Step(seed or 0)
 
 
@@ -84,6 +93,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "outputs_of", lambda model, dtype: ("accuracy",))
     monkeypatch.setattr(Step, "interrupt_at", None)
     Model.compiled.clear()
+    Model.places.clear()
     return tmp_path
 
 
@@ -103,6 +113,40 @@ def command(monkeypatch, capsys):
 
 def last_json(text):
     return json.loads(text.splitlines()[-1])
+
+
+def test_train_runs_where_it_is_told_to(place, command, monkeypatch):
+    monkeypatch.setattr(present, "device", lambda: None)
+    assert command("train", "net.graph", "--target", "cuda", "--precision", "bf16", "--out", "run")[0] == 0
+    assert Model.places == [("cuda", "bf16")]
+    code, out, _ = command("train", "--resume", "run", "--epochs", "4", "--json")
+    assert code == 0 and last_json(out)["epochs"] == 4 and Model.places[1:] == [("cuda", "bf16")]
+    assert command("eval", "run", "--target", "cpu")[0] == 0
+    assert Model.places[2:] == [("cpu", "float32")]
+    Path("net.toml").write_text(Path("net.toml").read_text() + 'target = "cuda"\nprecision = "tf32"\n')
+    assert command("train", "net.toml")[0] == 0
+    assert command("train", "net.toml", "--precision", "float32")[0] == 0
+    assert Model.places[3:] == [("cuda", "tf32"), ("cuda", "float32")]
+
+
+def test_without_a_gpu_training_on_one_ends_before_it_begins(place, command, monkeypatch):
+    def nothing():
+        raise DeviceError("there is no GPU here\n  Way out: --target cpu")
+
+    monkeypatch.setattr(present, "_opened", nothing)
+    code, _, err = command("train", "net.graph", "--target", "cuda", "--out", "run")
+    assert code == 2 and "there is no GPU here" in err and not Path("run").exists() and not Model.compiled
+
+
+def test_compile_says_what_targets_do_not_go_together(place, command):
+    for words, said in [
+        (["--arch", "sm_90"], "is a GPU's, and the target is the CPU"),
+        (["--precision", "tf32"], "is a GPU's, and the target is the CPU"),
+        (["--target", "cuda", "--precision", "bf16", "--dtype", "float64"], "rounds what float64 keeps"),
+        (["--target", "cuda", "--arch", "sm_90", "--cpu", "neon", "--out", "there"], "--cpu is for the CPU's kernels"),
+    ]:
+        code, _, err = command("compile", "net.graph", *words)
+        assert code == 2 and said in err
 
 
 def test_train_reports_in_one_json_line(place, command):

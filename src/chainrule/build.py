@@ -213,8 +213,15 @@ def summary(source: Source, options: Options) -> Mapping[str, int | str]:
     return executable(source, options).executable.summary
 
 
-def sources(source: Source, options: Options, cpu: Any = None) -> dict[str, str]:
-    """The generated kernels, as files of Python; with their assembly where a `cpu` is named (`target.Level`)."""
+def sources(source: Source, options: Options, cpu: Any = None) -> Mapping[str, str | bytes]:
+    """The generated kernels, as files of Python; with their assembly where a `cpu` is named (`target.Level`).
+
+    Of a GPU's kernels also the PTX and the cubins; and executable.json, which says how they make a program.
+    """
+    if options.arch is not None:
+        from chainrule import views
+
+        return views.gpu_files(source, options, executable(source, options))
     from chainrule import views
 
     return views.sources(source, options, cpu)

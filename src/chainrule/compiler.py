@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import lazy_loader
 import sympy as sp
 from msgspec import structs
 
 from chainrule import codegen, lang
 from chainrule.choices import COST_MODEL, Choices
+from chainrule.codegen import cuda
 from chainrule.derive import backward, expand_gradient
 from chainrule.errors import ChainruleError, SourceError, nearest
 from chainrule.executable import Executable
@@ -44,8 +44,6 @@ from chainrule.optimize import (
 from chainrule.options import Options
 from chainrule.schedule import schedule
 from chainrule.source import Source, texts
-
-cuda = lazy_loader.load("chainrule.codegen.cuda", suppress_warning=True)  # without numba-cuda the CPU's target runs
 
 MODULE = 50_000
 """Objects, about, of which a module of LLVM is made before it is text."""

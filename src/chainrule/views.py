@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from msgspec import json
 
 from chainrule import codegen, render
 from chainrule.check import Report, check_gradients
+from chainrule.codegen import cuda
 from chainrule.codegen.target import Level, host
 from chainrule.compiler import PREPARE, derive, program, run
 from chainrule.errors import ChainruleError, SourceError, nearest
+from chainrule.executable import encode
 from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, Init, Tensor
 from chainrule.ir.primitive import Primitive
@@ -19,6 +22,7 @@ from chainrule.ir.tables import edge_list, node_table
 from chainrule.ir.text import equation_text
 from chainrule.options import Options
 from chainrule.reference import evaluate, shape_of, sizes_of
+from chainrule.runtime.cache import Compiled
 from chainrule.source import Source
 
 Array = np.ndarray[Any, Any]
@@ -89,6 +93,23 @@ def sources(source: Source, options: Options, cpu: Level | None = None) -> dict[
     target = None if cpu is None else host(cpu)
     written = codegen.sources(program(derive(source, options), options), element=options.dtype, target=target)
     return codegen.saved(written, target)
+
+
+def gpu_files(source: Source, options: Options, made: Compiled) -> dict[str, str | bytes]:
+    """A GPU's program as files: executable.json, and of each kernel its source, its PTX and its machine code.
+
+    made: the program, as compiled. Launches of equal kernels share the files of the first.
+    """
+    _, written = cuda.printed(program(derive(source, options), options), options.dtype, options.precision)
+    files: dict[str, str | bytes] = {"executable.json": json.format(encode(made.executable), indent=2)}
+    kernels = dict[int, str]()
+    for launch, text in zip(made.executable.launches, written, strict=True):
+        if launch.kernel not in kernels:
+            name = kernels[launch.kernel] = text.job.entry
+            kernel = made.executable.kernels[launch.kernel]
+            files |= {f"{name}.py": text.text, f"{name}.ptx": made.objects[kernel.ptx]}
+            files[f"{name}.cubin"] = made.objects[kernel.object]
+    return files
 
 
 def check(source: Source, options: Options, *, directions: int = 8, elements: int = 8, seed: int = 0) -> Report:

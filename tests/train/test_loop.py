@@ -36,6 +36,18 @@ def test_a_run_reaches_its_goal_and_says_so():
     assert msgspec.json.decode(msgspec.json.encode(told)) == told
 
 
+def test_samples_that_are_brought_in_their_order_give_the_same_run():
+    there, here = Regression(), Regression()
+    brought = []
+
+    def bring(arrays, order):
+        brought.append(order)
+        return {name: array[order] for name, array in arrays.items()}, None
+
+    curve = train(there, there.predict, points(), RECIPE, bring=bring)
+    assert curve == train(here, here.predict, points(), RECIPE) and len(brought) == RECIPE.epochs
+
+
 def test_the_rate_follows_its_schedule():
     step = Regression()
     train(step, step.predict, points(), RECIPE)

@@ -27,6 +27,8 @@ from chainrule.executable import Precision
 from chainrule.options import Options
 from chainrule.runtime.cache import bytes_of
 from chainrule.runtime.cuda.device import Device
+from chainrule.runtime.cuda.present import Absent
+from chainrule.runtime.step import Runner as CpuRunner
 from chainrule.runtime.store import Store
 from chainrule.source import Argument, Source, read_source
 
@@ -302,6 +304,10 @@ class Step:
         """`steps` steps in one call; each input may have one more leading axis, a slice a step. Returns all losses."""
         found = self.runner.run(_needed(self.runner, batches), steps)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
+
+    def nearer(self, arrays: Mapping[str, Array]) -> Mapping[str, Any]:
+        """Arrays of samples for steps to come, on the GPU where the step runs on one, as far as there is room."""
+        return arrays if isinstance(self.runner, CpuRunner | Absent) else self.runner.nearer(arrays)
 
     def predict(self, /, *, outputs: Sequence[str] = (), **inputs: Any) -> dict[str, Any]:
         """The model's outputs in eval mode, under these parameters."""

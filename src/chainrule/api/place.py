@@ -58,6 +58,8 @@ class Place:
             raise ChainruleError(f"{problem}\n  Way out: dtype='float32', or leave the precision out")
 
 
+CPU = Place()
+
 Runner: TypeAlias = "cpu.Runner | step.Runner | present.Absent"
 
 

@@ -19,10 +19,12 @@ import chainrule
 from chainrule.errors import ChainruleError, ChainruleWarning
 
 if TYPE_CHECKING:
+    from chainrule.api import place as places
     from chainrule.cli import bench as measured
     from chainrule.cli import models, training
     from chainrule.cli import tune as tuning
 else:
+    places = lazy_loader.load("chainrule.api.place", suppress_warning=True)
     measured = lazy_loader.load("chainrule.cli.bench", suppress_warning=True)
     models = lazy_loader.load("chainrule.cli.models", suppress_warning=True)
     training = lazy_loader.load("chainrule.cli.training", suppress_warning=True)
@@ -57,6 +59,9 @@ Format = Literal["svg", "png", "pdf", "dot"]
 Float = Literal["float32", "float64"]
 Cpu = Literal["native", "avx512", "avx2", "sse2", "neon", "apple"]
 CacheAction = Literal["show", "clear"]
+
+Target = Literal["cpu", "cuda"]
+Precision = Literal["float32", "tf32", "bf16"]
 
 MODEL = typer.Argument(metavar="MODEL", help="A model file, or FILE.graph:NAME.", show_default=False)
 Model = Annotated[str, MODEL]
@@ -102,6 +107,17 @@ Data = Annotated[
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="Where files of built-in data may be, beside packages.")
 ]
+On = Annotated[Target | None, typer.Option("--target", help="Where it runs: the CPU, or an NVIDIA GPU.")]
+Arch = Annotated[
+    str | None,
+    typer.Option(metavar="SM", help="The GPU's architecture, as in sm_90.", show_default="the one here, else sm_90"),
+]
+Rounded = Annotated[
+    Precision | None,
+    typer.Option(
+        "--precision", help="What a GPU's products are rounded to; sums stay float32.", show_default="float32"
+    ),
+]
 Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="The .csv column that goes to the input `label`.")]
 
 
@@ -124,6 +140,9 @@ def compile_command(
     table: Annotated[Table | None, typer.Option(help="Show the graph's nodes or edges instead.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Save nodes, edges and generated sources.")] = None,
     cpu: Annotated[Cpu | None, typer.Option(help="Save sources and assembly for this one instead.")] = None,
+    target: On = None,
+    arch: Arch = None,
+    precision: Rounded = None,
     json: Json = False,
 ) -> None:
     """Compile a training step and say what it is: formulas, kernels, parameters, FLOPs, bytes.
@@ -135,8 +154,10 @@ def compile_command(
       chainrule compile graphs/mlp.graph --table edges
       chainrule compile graphs/mlp.graph --out build/mlp      # nodes.json, edges.json, kernels as Python
       chainrule compile graphs/mlp.graph --out build/arm --cpu neon      # and their assembly for 64-bit ARM
+      chainrule compile graphs/mlp.graph --target cuda --out build/gpu   # and their PTX and cubins; needs no GPU
     """
-    models.compile_model(model, set or [], optimizer, dtype, table, out, cpu, json)
+    place = places.place(target or "cpu", arch, precision)
+    models.compile_model(model, set or [], optimizer, dtype, table, out, cpu, place, json)
 
 
 @app.command(short_help="Draw both passes and the kernels.")
@@ -195,6 +216,8 @@ def train(
     ] = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
+    target: On = None,
+    precision: Rounded = None,
     json: Json = False,
 ) -> None:
     """Train a model. What is not given comes from the recipe beside it (mlp.toml for mlp.graph), or given itself.
@@ -208,10 +231,11 @@ def train(
       chainrule train graphs/mlp.graph --data digits --epochs 10 --optimizer adam --lr 1e-3 --set hidden=256
       chainrule train graphs/mlp.graph --data table.csv --label species --json
       chainrule train --resume runs/mlp-1 --epochs 60
+      chainrule train graphs/gpt.toml --target cuda --precision bf16
     """
     given: dict[str, str | float | None] = {"data": data, "label": label, "epochs": epochs, "batch": batch}
     given |= {"optimizer": optimizer, "rate": lr, "seed": seed, "seeds": seeds, "goal": goal}
-    given |= {"checkpoints": every(checkpoints), "memory": memory}
+    given |= {"checkpoints": every(checkpoints), "memory": memory, "target": target, "precision": precision}
     changes = {name: value for name, value in given.items() if value is not None}
     if (model is None) == (resume is None):
         raise typer.BadParameter("give a MODEL to train, or --resume RUN to go on with one")
@@ -230,6 +254,7 @@ def eval_command(
     data_dir: DataDir = None,
     label: Label = None,
     threads: Threads = None,
+    target: On = None,
     json: Json = False,
 ) -> None:
     """Judge a trained run on the test part of some data (default: what it was trained on).
@@ -239,7 +264,7 @@ def eval_command(
       chainrule eval runs/mlp-1
       chainrule eval runs/mlp-1 --data other.npz --json
     """
-    raise typer.Exit(training.judge(run, data, label, threads, json, data_dir))
+    raise typer.Exit(training.judge(run, data, label, threads, json, data_dir, target))
 
 
 @app.command()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+from chainrule.api.place import CPU, Place
 from chainrule.errors import ChainruleError
 from chainrule.options import Options
 from chainrule.source import Source, read_source
@@ -42,8 +43,10 @@ def source(model: str, settings: Sequence[str]) -> Source:
     return read_source(model, {**arguments(settings)})
 
 
-def options(optimizer: str | None, dtype: Literal["float32", "float64"]) -> Options:
+def options(optimizer: str | None, dtype: Literal["float32", "float64"], place: Place = CPU) -> Options:
     """A training step; without an optimizer (``none``), its loss and gradients."""
+    place.check(dtype, None)
+    where: dict[str, Any] = {"target": place.target, "precision": place.precision}
     if optimizer in (None, "none"):
-        return Options("gradient", dtype=dtype)
-    return Options("train", optimizer=optimizer, dtype=dtype)
+        return Options("gradient", dtype=dtype, **where)
+    return Options("train", optimizer=optimizer, dtype=dtype, **where)

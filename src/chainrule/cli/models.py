@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from chainrule import build
+from chainrule.api.place import Place
 from chainrule.cli import output
 from chainrule.cli.asked import options, source
 from chainrule.errors import ChainruleError, nearest
@@ -24,26 +25,31 @@ def compile_model(
     table: str | None,
     out: Path | None,
     cpu: str | None,
+    place: Place,
     json: bool,
 ) -> None:
     """Show the summary of a training step, or a table of its graph; save tables and sources in `out`.
 
-    cpu: one to save the sources for, with their assembly.
+    cpu: one to save the sources for, with their assembly. place: what is compiled for; of a GPU's kernels, PTX, machine
+    code and the executable are saved too.
     """
-    read, asked = source(model, settings), options(optimizer, dtype)
+    read, asked = source(model, settings), options(optimizer, dtype, place)
+    if cpu is not None and place.on_gpu:
+        raise ChainruleError("--cpu is for the CPU's kernels\n  Way out: --target cuda --arch sm_90, or --cpu alone")
     if cpu is not None and out is None:
         raise ChainruleError("--cpu chooses what --out saves\n  Way out: add --out DIR")
     if out is not None:
         tables = build.tables(read, asked)
         saved = [str(write(out, f"{name}.json", output.rows_json(rows))) for name, rows in tables.items()]
-        saved += [str(write(out, name, text)) for name, text in build.sources(read, asked, cpu).items()]
+        saved += [str(write(out, name, content)) for name, content in build.sources(read, asked, cpu).items()]
     if table is not None:
         rows = build.tables(read, asked)[table]
         print(output.rows_json(rows) if json else output.rows_text(rows), end="")
         return
     figures: Mapping[str, int | str] = build.summary(read, asked)
     if json:
-        output.json_line({"model": model, **figures, **({"saved": saved} if out is not None else {})})
+        about = {"target": asked.target, "precision": asked.precision} if place.on_gpu else {}
+        output.json_line({"model": model, **about, **figures, **({"saved": saved} if out is not None else {})})
         return
     output.figures(model, figures)
     if out is not None:

@@ -20,17 +20,20 @@ from chainrule.api.model import Model, Step, load
 from chainrule.cli import output
 from chainrule.cli.asked import arguments
 from chainrule.errors import ChainruleError
+from chainrule.executable import Precision
 from chainrule.options import Options
+from chainrule.runtime.cuda import present
 from chainrule.source import Source
 from chainrule.train import checkpoint, data, drawn, loop, measures, plot, recipe
 from chainrule.train.checkpoint import Checkpoint, Epoch, Record
 from chainrule.train.recipe import Recipe
-from chainrule.train.samples import Data, first
+from chainrule.train.samples import Array, Arrays, Data, first, take
 
 DType = Literal["float32", "float64"]
 
 OK, NO, STOPPED = 0, 1, 130
 OURS = {"loss", "outputs", "dtype", "target", "threads", "seed", "accurate", "checkpoints", "memory", "sizes"}
+OURS |= {"arch", "precision"}
 """What `Model.compile` takes beside the optimizer's arguments."""
 
 EVERY = 1.0
@@ -82,8 +85,10 @@ def begin(asked: Asked, json: bool) -> int:
     how = recipe.shortened(written) if asked.quick else written
     changed: dict[str, Any] = {"settings": {}} if other else {}
     how = msgspec.structs.replace(how, **changed, **asked.changes, set={**how.set, **arguments(asked.settings)})
+    if how.target == "cuda":
+        present.device()  # without one nothing else is worth the time
     samples = data_of(how, asked.what, asked.folder)
-    model = load(model_path, **how.set)
+    model = load(model_path, **how.set).to(how.target, precision=how.precision)
     if how.metric is None:
         how = recipe.settled(how, outputs_of(model, asked.dtype))
     out = asked.out or fresh(Path(asked.what.partition(":")[0]).stem)
@@ -153,6 +158,7 @@ def compiled(model: Model, how: Recipe, dtype: DType, threads: int | None, seed:
         raise ChainruleError(f"{foreign[0]} is no setting of an optimizer\n  Way out: leave it out of [settings]")
     settings: dict[str, Any] = dict(how.settings)
     common: dict[str, Any] = {"dtype": dtype, "threads": threads, "seed": seed, "checkpoints": how.checkpoints}
+    common |= {"target": how.target, "precision": how.precision}
     step = model.compile(how.optimizer, **common, **settings)
     if how.memory is None:
         return step
@@ -202,7 +208,7 @@ def train(run: Run, started: float, json: bool) -> dict[str, Any]:
         print(f"{run.folder} goes on after epoch {len(done)}", file=sys.stderr)
     try:
         with output.watching(json) as watch:
-            loop.train(run.step, run.step.predict, run.data, how, done, run.after_epoch, watch)
+            loop.train(run.step, run.step.predict, run.data, how, done, run.after_epoch, watch, bring_to(run.step))
     except KeyboardInterrupt:
         stopped = True
     except ChainruleError:
@@ -214,6 +220,9 @@ def train(run: Run, started: float, json: bool) -> dict[str, Any]:
     found = loop.verdict(how, curve)
     found |= {"loss": found["train_loss"], "data": run.data.name, "model": run.record.file, "run": str(run.folder)}
     found |= {"optimizer": how.optimizer, "seed": run.record.seed, "threads": run.step.runner.threads}
+    where = run.step.model.place
+    if where.device is not None:
+        found |= {"target": where.target, "precision": where.precision, "device": where.device.name}
     found |= {"tuned": run.record.tuned} if run.record.tuned else {}
     now = time.perf_counter()
     found |= {"train_seconds": round(now - begun, 3), "seconds": round(now - started, 3), "stopped": stopped}
@@ -227,6 +236,17 @@ def train(run: Run, started: float, json: bool) -> dict[str, Any]:
     return found
 
 
+def bring_to(step: Step) -> loop.Bring:
+    """Whole epochs to the GPU, in their order, where `step` runs on one."""
+    if step.model.place.device is None:
+        return loop.where_they_are
+
+    def bring(arrays: Arrays, order: Array | None) -> tuple[Arrays, None]:
+        return step.nearer(arrays if order is None else take(arrays, order)), None
+
+    return bring
+
+
 def judge(
     folder: Path,
     data_name: str | None,
@@ -234,10 +254,13 @@ def judge(
     threads: int | None,
     json: bool,
     data_folder: Path | None = None,
+    target: Literal["cpu", "cuda"] | None = None,
 ) -> int:
-    """Judge the run in `folder` on test samples. Returns the exit code."""
+    """Judge the run in `folder` on test samples. Returns the exit code. target: instead of where it was trained."""
     started = time.perf_counter()
     last = checkpoint.load(folder)
+    if target is not None:
+        last = replace(last, record=elsewhere(last.record, target))
     how, metric = last.record.recipe, last.record.recipe.metric or "loss"
     changes = {"data": data_name, "label": label}
     asked = msgspec.structs.replace(how, **{name: value for name, value in changes.items() if value is not None})
@@ -252,6 +275,13 @@ def judge(
     found |= {"model": last.record.file, "run": str(folder), "stopped": False}
     report(found | {"seconds": round(time.perf_counter() - started, 3)}, json)
     return NO if found["reached"] is False else OK
+
+
+def elsewhere(record: Record, target: Literal["cpu", "cuda"]) -> Record:
+    """The same run, on another target."""
+    precision: Precision = record.recipe.precision if target == record.recipe.target else "float32"
+    how = msgspec.structs.replace(record.recipe, target=target, precision=precision)
+    return msgspec.structs.replace(record, recipe=how)
 
 
 def data_of(how: Recipe, whose: str, folder: Path | None = None) -> Data:
@@ -290,7 +320,9 @@ def fitting(samples: Data, step: Step) -> Data:
 
 def outputs_of(model: Model, dtype: DType) -> tuple[str, ...]:
     """The outputs that a model declares."""
-    program = build.executable(model.source, Options("predict", dtype=dtype)).executable
+    where = model.place
+    asked = Options("predict", dtype=dtype, target=where.target, precision=where.precision)
+    program = build.executable(model.source, asked).executable
     return tuple(found.name for found in program.outputs)
 
 

@@ -18,7 +18,7 @@ from chainrule.errors import ChainruleError
 from chainrule.train.checkpoint import Checkpoint, Epoch, Record
 from chainrule.train.measures import Predict, judged, redrawn
 from chainrule.train.recipe import Recipe, factor
-from chainrule.train.samples import Data, batches, samples, shuffled
+from chainrule.train.samples import Arrays, Data, batches, samples, shuffled
 
 Array = NDArray[Any]
 
@@ -67,6 +67,15 @@ def ignore(progress: Progress) -> None:
     """Nobody watches."""
 
 
+Bring = Callable[[Arrays, Array | None], tuple[Arrays, Array | None]]
+"""Where the samples of an epoch, in some order (None: as they are), are taken from, and in which order from there."""
+
+
+def where_they_are(arrays: Arrays, order: Array | None) -> tuple[Arrays, Array | None]:
+    """Each batch is picked when it is wanted."""
+    return arrays, order
+
+
 def train(
     step: Step,
     predict: Predict,
@@ -75,12 +84,13 @@ def train(
     curve: tuple[Epoch, ...] = (),
     after_epoch: Callable[[tuple[Epoch, ...]], None] = lambda curve: None,
     watch: Watch = ignore,
+    bring: Bring = where_they_are,
 ) -> tuple[Epoch, ...]:
     """Train until `recipe.epochs` epochs are done, and return the curve.
 
     curve: of the epochs done before; a resumed run goes on as if it had never stopped, for the order of the samples
     and the rate depend on the epoch alone. after_epoch: for checkpoints. watch: told of progress about ten times a
-    second. Raises ChainruleError if the loss is no longer finite.
+    second. bring: nearer to the step, where that is on a GPU. Raises ChainruleError if the loss is no longer finite.
     """
     per_epoch = 1 if data.whole else -(-samples(data.train) // recipe.batch)
     steps = per_epoch * recipe.epochs
@@ -88,8 +98,8 @@ def train(
     told = time.monotonic()
     for epoch in range(len(curve), recipe.epochs):
         losses = []
-        order = shuffled(data.train, recipe.seed, epoch)
-        for k, batch in enumerate(batches(data.train, data.cut(recipe.batch), order)):
+        near, order = bring(data.train, None if data.whole else shuffled(data.train, recipe.seed, epoch))
+        for k, batch in enumerate(batches(near, data.cut(recipe.batch), order)):
             done = epoch * per_epoch + k
             if base is not None:
                 step.scalars["rate"] = base * factor(recipe.schedule, done, steps)

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from chainrule.errors import SourceError, Span, nearest
+from chainrule.executable import Precision
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -73,7 +74,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     characters of a text, pixels of a side. limit: so many samples at most, of each part. settings: numbers of the
     optimizer other than its rate. checkpoints: keep the state of recurrences every so many steps, "sqrt" of how many
     there are, and compute the rest again (None: keep all). memory: what a step of a batch may keep between its kernels,
-    as in "64MB" (None: what is fastest). set: arguments of the model. every: so many epochs between
+    as in "64MB" (None: what is fastest). target: where the step runs, and precision: what its products may be rounded
+    to on a GPU. set: arguments of the model. every: so many epochs between
     two judgements. draws: so many judgements, each with other noise, whose mean counts, for models that draw. seeds: so
     many runs, seed, seed + 1 …, whose mean counts. metric: an output of the model on the test samples, or a measure
     (`train.measures`) made from the output `of`; None: its accuracy if it has one, else its loss. The goal is reached
@@ -90,6 +92,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, float] = {}
     checkpoints: Positive | Literal["sqrt"] | None = None
     memory: str | None = None
+    target: Literal["cpu", "cuda"] = "cpu"
+    precision: Precision = "float32"
     schedule: Schedule = Schedule()
     set: dict[str, bool | int | float] = {}
     batch: Positive = 32
@@ -182,6 +186,8 @@ CHOICES = {
     "kind": "choose one of 'constant', 'linear', 'cosine', 'step'; of samples 'pictures', 'diffusion', 'text'",
     "better": "choose 'higher' or 'lower'",
     "checkpoints": 'choose a number of steps, or "sqrt"',
+    "target": "choose 'cpu' or 'cuda'",
+    "precision": "choose 'float32', 'tf32' or 'bf16'",
 }
 
 

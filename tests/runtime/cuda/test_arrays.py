@@ -51,6 +51,14 @@ def test_what_lies_on_a_gpu_is_known(ours):
     assert not any(is_on_gpu(here) for here in (X, [1.0], 2.0, None, X[0, 0], memoryview(b"")))
 
 
+def test_a_part_along_the_first_axis_lies_where_it_lay(ours):
+    part = ours[1:3]
+    assert part.address == ours.address + 16 and part.owner is ours.owner
+    assert np.array_equal(part.numpy(), X[1:3]) and ours[2:9].shape == (1, 4) and ours[3:1].size == 0
+    with pytest.raises(ValueError, match="has no gaps"):
+        ours[::2]
+
+
 def test_an_array_reads_like_its_numbers(ours):
     assert np.array_equal(ours.numpy(), X) and np.array_equal(np.asarray(ours), X)
     assert np.asarray(ours, np.float64).dtype == np.float64

@@ -164,6 +164,19 @@ def test_inputs_on_the_device_are_not_copied_to_the_host(machine):
     assert np.allclose(found["s"], expected["s"], rtol=1e-6) and machine.heard("write") == []
 
 
+def test_samples_are_brought_to_the_device_once_but_for_indices_and_what_has_no_room(machine):
+    one = gpu_runner(regression()[0], machine=machine)
+    near = one.nearer({"x": MANY[0].astype(np.float64), "y": Y})
+    first = one.run({name: array[:4] for name, array in near.items()})
+    assert first["loss"] == on_cpu().run({"x": MANY[0], "y": Y})["loss"]
+    machine.said.clear()
+    one.run({name: array[:4] for name, array in near.items()})
+    assert not machine.heard("write")
+    assert isinstance(gpu_runner(lookup()[0]).nearer({"index": np.arange(3)})["index"], np.ndarray)
+    small = gpu_runner(regression()[0], machine=Machine(total=1 << 14))
+    assert isinstance(small.nearer({"x": np.zeros((1 << 14, 3), np.float32)})["x"], np.ndarray)
+
+
 def test_results_stay_on_the_device_where_that_is_asked(machine):
     one, other = gpu_runner(regression()[0], machine=machine), on_cpu()
     for steps, batch in ((None, X), (77, MANY), (None, X)):

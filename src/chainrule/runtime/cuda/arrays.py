@@ -57,6 +57,14 @@ class DeviceArray:
         block = Block(device, math.prod(shape) * dtype.itemsize)
         return cls(device, shape, dtype, block.address, block)
 
+    @classmethod
+    def of(cls, device: Device, array: Array) -> DeviceArray:
+        """A copy of an array of the host's."""
+        found = cls.empty(device, array.shape, array.dtype)
+        if array.nbytes:
+            device.write(found.address, np.ascontiguousarray(array))
+        return found
+
     @property
     def ndim(self) -> int:
         return len(self.shape)
@@ -114,6 +122,15 @@ class DeviceArray:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def __getitem__(self, part: slice) -> DeviceArray:
+        """Elements in a row along the first axis, where they lie."""
+        start, stop, step = part.indices(self.shape[0])
+        if step != 1:
+            raise ValueError(f"a part of an array on a GPU has no gaps: {part}")
+        count = max(stop - start, 0)
+        at = self.address + start * (self.nbytes // max(self.shape[0], 1))
+        return DeviceArray(self.device, (count, *self.shape[1:]), self.dtype, at, self.owner, self.readonly)
 
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype}{list(self.shape)} on {self.device.name})"

@@ -8,6 +8,7 @@ Learning rates and the count of steps lie on the device too: a graph is replayed
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -151,6 +152,18 @@ class Runner:
         with self.store.lock:
             self._bind([tuple(shapes[name]) for name in self._names])
 
+    def nearer(self, arrays: Mapping[str, Array]) -> dict[str, Given]:
+        """Samples of inputs, with one more axis in front, where a step reads them fastest: on the GPU, as far as there
+        is room. What is an index stays here, where it is looked at before each step.
+        """
+        found: dict[str, Given] = dict(arrays)
+        for item in self.executable.inputs:
+            if item.name in arrays and item.bound is None:
+                dtype = ELEMENTS[self.executable.buffers[item.buffer].element]
+                with contextlib.suppress(DeviceMemoryError):
+                    found[item.name] = DeviceArray.of(self.device, np.asarray(arrays[item.name], dtype))
+        return found
+
     def _given(self, item: Input, value: Any) -> Given:
         """The input as an array, here or on the GPU."""
         if not is_on_gpu(value):
@@ -198,9 +211,9 @@ class Runner:
                 continue
             for buffer in moving:
                 place, stride = recording.fed.get(buffer, (binding.places[buffer], 0))
-                self._feed(place, stride, _part(given[buffer], done, count), buffer, binding.plan)
+                self._feed(place, stride, given[buffer][done : done + count], buffer, binding.plan)
             self._do(binding, recording)
-            self._collect(binding, recording, {name: _part(array, done, count) for name, array in whole.items()})
+            self._collect(binding, recording, {name: array[done : done + count] for name, array in whole.items()})
             done += count
         return whole
 
@@ -425,12 +438,3 @@ def _lay(buffers: Iterable[int], counts: Sequence[int], steps: int, at: int) -> 
 
 def _from(address: int, laid: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
     return {buffer: (address + at, stride) for buffer, (at, stride) in laid.items()}
-
-
-def _part(array: Any, start: int, count: int) -> Any:
-    """Slices [start, start + count) along the first axis, where they lie."""
-    if not isinstance(array, DeviceArray):
-        return array[start : start + count]
-    shape = (count, *array.shape[1:])
-    at = array.address + start * (array.nbytes // max(array.shape[0], 1))
-    return DeviceArray(array.device, shape, array.dtype, at, array.owner, array.readonly)
