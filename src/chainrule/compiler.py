@@ -262,7 +262,14 @@ def emitted(
 ) -> tuple[Executable, dict[str, bytes]]:
     """`compile_source` of what is derived and scheduled already."""
     if options.arch is None:
-        made = codegen.emit(scheduled, element=options.dtype, kept=kept, choices=choices, started=started)
+        made = codegen.emit(
+            scheduled,
+            element=options.dtype,
+            kept=kept,
+            choices=choices,
+            started=started,
+            accurate=options.accurate,
+        )
     else:
         modules, precision = (kept or codegen.Kept()).modules, options.precision
         made = cuda.emit(scheduled, element=options.dtype, arch=options.arch, precision=precision, kept=modules)

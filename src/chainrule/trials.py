@@ -70,7 +70,7 @@ class Trials:
     def products(self, choices: Choices = COST_MODEL) -> tuple[Product, ...]:
         """Its products as `choices` have them, the largest first."""
         found: dict[str, tuple[Case, Choice, list[int]]] = {}
-        written = codegen.printed(self.program(choices), self.options.dtype, host(), choices)
+        written = codegen.printed(self.program(choices), self.options.dtype, host(), choices, self.options.accurate)
         for k, source in enumerate(written):
             for case, choice in source.products:
                 found.setdefault(case.key, (case, choice, []))[2].append(k)

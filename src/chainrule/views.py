@@ -91,7 +91,9 @@ def sources(source: Source, options: Options, cpu: Level | None = None) -> dict[
     cpu: one to print for instead of this machine's; each kernel's assembly then stands beside its source.
     """
     target = None if cpu is None else host(cpu)
-    written = codegen.sources(program(derive(source, options), options), element=options.dtype, target=target)
+    written = codegen.sources(
+        program(derive(source, options), options), element=options.dtype, target=target, accurate=options.accurate
+    )
     return codegen.saved(written, target)
 
 

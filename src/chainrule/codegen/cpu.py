@@ -19,6 +19,7 @@ from chainrule import executable as ex
 from chainrule.choices import COST_MODEL, Choices
 from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.collapse import collapsed
+from chainrule.codegen.compose import Made, composed
 from chainrule.codegen.contraction import Epilogue, write_product
 from chainrule.codegen.epilogue import arranged, is_alone
 from chainrule.codegen.equal import Form, form_of
@@ -56,11 +57,12 @@ def emit(
     kept: Kept | None = None,
     choices: Choices = COST_MODEL,
     started: Sequence[Worker] = (),
+    accurate: bool = False,
 ) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
     """The executable of `program` for `target` (None: this CPU), its objects by SHA-256, and the kernels' sources.
 
     The source of a kernel that equals an earlier one is that one's. choices: of products, as they were measured.
-    started: processes that can compile.
+    started: processes that can compile. accurate: what is composed stays so (`composed`).
     """
     target, kept = target or host(), kept or Kept()
     jobs: dict[str, Job] = {}
@@ -68,7 +70,7 @@ def emit(
     known: dict[str, Compiled] = {}
     written: list[KernelSource] = []
     with Crew(target, started) as crew:  # others compile the first kernels while the last are printed
-        for source in each_printed(program, element, target, choices):
+        for source in each_printed(program, element, target, choices, accurate):
             written.append(source)
             if source.job in named:
                 continue
@@ -98,21 +100,28 @@ def _kernel(compiled: Compiled) -> ex.Kernel:
     return ex.Kernel(compiled.symbol, hashlib.sha256(compiled.code).hexdigest(), compiled.externals)
 
 
-def sources(program: Program, *, element: Element, target: Target | None = None) -> dict[str, KernelSource]:
+def sources(
+    program: Program, *, element: Element, target: Target | None = None, accurate: bool = False
+) -> dict[str, KernelSource]:
     """Each kernel of `program` as source, by its name."""
     target = target or host()
     names = Names({"lo", "hi", "kernel", *LIBRARY})
     _named_once(program)
-    return {k.name: kernel_source(k, program, names.fresh(k.name), element, target) for k in program.kernels}
+    return {
+        k.name: kernel_source(k, program, names.fresh(k.name), element, target, accurate=accurate)
+        for k in program.kernels
+    }
 
 
-def printed(program: Program, element: Element, target: Target, choices: Choices = COST_MODEL) -> list[KernelSource]:
+def printed(
+    program: Program, element: Element, target: Target, choices: Choices = COST_MODEL, accurate: bool = False
+) -> list[KernelSource]:
     """A source for each kernel of `program`; kernels that differ in names alone share the first one's text."""
-    return list(each_printed(program, element, target, choices))
+    return list(each_printed(program, element, target, choices, accurate))
 
 
 def each_printed(
-    program: Program, element: Element, target: Target, choices: Choices = COST_MODEL
+    program: Program, element: Element, target: Target, choices: Choices = COST_MODEL, accurate: bool = False
 ) -> Iterator[KernelSource]:
     """The same, one after the other."""
     names = Names({"lo", "hi", "kernel", *LIBRARY})
@@ -123,7 +132,8 @@ def each_printed(
         form = form_of(kernel, buffers, dims)
         found = first.get(form.key)
         if found is None:
-            found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, target, choices)
+            entry = names.fresh(kernel.name)
+            found = form, kernel_source(kernel, program, entry, element, target, choices, accurate)
             first[form.key] = found
         yield bound(*found, form)
 
@@ -157,25 +167,37 @@ def _dims(program: Program) -> frozenset[sp.Symbol]:
 
 
 def kernel_source(
-    kernel: Kernel, program: Program, entry: str, element: Element, target: Target, choices: Choices = COST_MODEL
+    kernel: Kernel,
+    program: Program,
+    entry: str,
+    element: Element,
+    target: Target,
+    choices: Choices = COST_MODEL,
+    accurate: bool = False,
 ) -> KernelSource:
     """`kernel` as a Python function named `entry`."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
     dims = _dims(program)
+    steps = list(leaves(kernel.body))
+    texts = [s.text for s in steps if isinstance(s, Product) or s.reads or s.reduce]  # where a sum starts tells nothing
+    texts = texts or [s.text for s in steps]
+    names, direct = Names({"lo", "hi", "kernel", *LIBRARY}), list[Made]()
+    names.fresh(entry)
+    if element == "float32" and target.fma and not accurate:
+        kernel, direct = composed(kernel, buffers, names)
     kernel = shared(kernel, buffers, dims)
     buffers |= {b.name: b for b in kernel.locals}
     kernel, whole = stripped(kernel, buffers, target.lanes(element))
     buffers |= {b.name: b for b in kernel.locals}
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
-    w = Writer(kernel, buffers, dims, element, target, stores=stores, whole=whole, choices=choices)
-    w.names.fresh(entry)
+    w = Writer(kernel, buffers, dims, element, target, names, stores=stores, whole=whole, choices=choices)
     _write_blocks(kernel, w)
-    given, own, names, parameters = parameters_of(w)
-    head = f"def {entry}({', '.join([*names, 'lo', 'hi'])}):"
-    computing = [leaf for leaf in leaves(kernel.body) if isinstance(leaf, Product) or leaf.reads or leaf.reduce]
-    texts = [leaf.text for leaf in computing or leaves(kernel.body)]  # where a sum starts tells nothing
+    given, own, called, parameters = parameters_of(w)
+    head = f"def {entry}({', '.join([*called, 'lo', 'hi'])}):"
     top = [f"    {name} = {value}" for name, value in w.hoisted.values()]
-    text = "\n".join([*imports(w), head, *docstring(texts), *top, *w.lines]) + "\n"
+    w.used |= {name for made in direct for name in made.calls}
+    above = [line for made in direct for line in (*made.source.splitlines(), "", "")]
+    text = "\n".join([*imports(w), *above, head, *docstring(texts), *top, *w.lines]) + "\n"
     return KernelSource(
         text=text,
         job=Job(text, entry, parameters),

@@ -15,6 +15,7 @@ import sympy as sp
 from sympy.codegen.cfunctions import expm1, log1p
 from sympy.logic.boolalg import And, BooleanFalse, BooleanTrue, Not, Or
 
+from chainrule.codegen.weights import Generated
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import RELATIONS, Select, ceil, erfc, floor, quotient, remainder, round, sign
 
@@ -323,6 +324,8 @@ def _call(e: sp.Basic, scope: Scope) -> Term:
             raise ChainruleError(problem)
         name = "digamma" if order == 0 else f"polygamma{order}"  # sympy's digamma becomes polygamma(0, x)
         return scope.call(name, real(e.args[1], scope).text)
+    if isinstance(e, Generated):
+        return scope.call(type(e).__name__, real(e.args[0], scope).text)
     if type(e) in CALLS:
         return scope.call(CALLS[type(e)], *(real(part, scope).text for part in e.args))
     raise _unknown(e)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba.core import types
 
 from chainrule.codegen import coefficients as table
 from chainrule.codegen.lowering import (
@@ -23,10 +24,13 @@ from chainrule.codegen.lowering import (
     bits_of,
     constant,
     declare,
+    element_name,
     element_of,
     elementwise,
     float_of,
+    lanes_of,
     library_of,
+    lowered,
     muladd,
     of_bits,
 )
@@ -52,7 +56,7 @@ LIBM = (
 __all__ = [
     "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erfc", "lgamma",
     "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "erf", "power", "atan2", "sqrt", "sign",
-    "absolute", "floor", "ceil", "rint", "maximum", "minimum", "fma", "inf", "nan",
+    "absolute", "floor", "ceil", "rint", "maximum", "minimum", "fma", "polynomial", "inf", "nan",
     "accumulate", "float32", "float64", "int64", "uniform", "where",
 ]  # fmt: skip
 
@@ -385,8 +389,26 @@ def minimum(a: Any, b: Any) -> Any:
 
 def fma(a: Any, b: Any, c: Any) -> Any:
     """a b + c, rounded once where the CPU can."""
-    return a * b + c
+    return _plain(muladd, a, b, c)
 
+
+def polynomial(x: Any, *coefficients: float) -> Any:
+    """c0 + c1 x + c2 x² …, in the type of x."""
+    return _plain(lambda y: _polynomial(coefficients, y), x)
+
+
+def _polynomial_type(*kinds: types.Type) -> Any:
+    known = len(kinds) > 1 and element_name(kinds[0]) in ("float32", "float64")
+    return (kinds[0], kinds[0], *[types.float64] * (len(kinds) - 1)) if known else None
+
+
+def _emit_polynomial(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    kind = sig.args[0]
+    x = Traced(builder, args[0], element_name(kind) or "", lanes_of(kind))
+    return _polynomial([c.constant for c in args[1:]], x).value
+
+
+lowered(polynomial, _polynomial_type, _emit_polynomial)
 
 for _function, _source in (
     (exp, _exp),

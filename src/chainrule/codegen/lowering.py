@@ -255,8 +255,15 @@ def muladd(a: Any, b: Any, c: Any) -> Any:
     """a b + c, fused where the target has such an instruction (never a call of a slow library fma)."""
     traced = next((x for x in (a, b, c) if isinstance(x, Traced)), None)
     if traced is None:
-        return a * b + c
+        return _rounded_once(a, b, c)
     return traced.lift(a).intrinsic("llvm.fmuladd", b, c)
+
+
+def _rounded_once(a: Any, b: Any, c: Any) -> Any:
+    """a b + c; in float32 through float64, which holds the product of two exactly, as if it were fused."""
+    if np.result_type(a, b, c) != np.float32:
+        return a * b + c
+    return np.asarray(np.float64(a) * b + c).astype(np.float32)[()]
 
 
 def bits_of(x: Any) -> Any:

@@ -159,7 +159,7 @@ class _Rename(ast.NodeTransformer):
         return self.new.setdefault(name, f"v{len(self.new)}") if name in self.bound else name
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        node.name = "kernel"
+        node.name = self.fresh(node.name) if node.name in self.bound else "kernel"
         if ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
         self.generic_visit(node)
@@ -184,12 +184,13 @@ def canonical(job: Job) -> tuple[str, tuple[str, ...]]:
 @cache
 def bare(source: str, entry: str) -> tuple[str, tuple[str, ...]]:
     """What `canonical` says of the function `entry` in `source`, whatever its parameters are."""
-    said = _COMMENT.sub("", _DOCSTRING.sub("", source, count=1))
-    head = _HEAD.findall(said)
-    if len(head) != 1 or head[0][0] != entry or '"' in said or "'" in said:
+    said = _COMMENT.sub("", _DOCSTRING.sub("", source))
+    heads = _HEAD.findall(said)
+    if not heads or heads[-1][0] != entry or '"' in said or "'" in said:
         return _renamed(source, entry)
-    names = tuple(head[0][1].split(", "))
-    return _renamed(*_placed(said, {entry, *names, *(a or b for a, b in _BOUND.findall(said))}))[0], names
+    bound = {word for name, given in heads for word in (name, *given.split(", "))}
+    bound |= {a or b for a, b in _BOUND.findall(said)}
+    return _renamed(*_placed(said, bound, entry))[0], tuple(heads[-1][1].split(", "))
 
 
 _DOCSTRING, _COMMENT, _WORD = re.compile(r'"""[^"\\]*"""'), re.compile("#.*"), re.compile(r"\b[A-Za-z_]\w*")
@@ -197,8 +198,8 @@ _HEAD = re.compile(r"^def (\w+)\((\w+(?:, \w+)*)\):$", re.MULTILINE)
 _BOUND = re.compile(r"^ *(?:for (\w+) in |(\w+) (?:=|\W?\W=) )", re.MULTILINE)
 
 
-def _placed(source: str, bound: set[str]) -> tuple[str, str]:
-    """`source` with the names in `bound` called by their first place, and what its function is called then.
+def _placed(source: str, bound: set[str], entry: str) -> tuple[str, str]:
+    """`source` with the names in `bound` called by their first place, and what `entry` is called then.
 
     Equal kernels of a deep network become equal texts, in a tenth of the time that their trees take.
     """
@@ -209,21 +210,24 @@ def _placed(source: str, bound: set[str]) -> tuple[str, str]:
         return first.setdefault(name, f"_{len(first)}") if name in bound else name
 
     text = _WORD.sub(placed, source[source.index("def ") :])
-    return text, "_0"
+    return text, first[entry]
 
 
 @lru_cache(maxsize=4096)
 def _renamed(source: str, entry: str) -> tuple[str, tuple[str, ...]]:
-    """What `canonical` makes of `source`, by its tree."""
+    """What `canonical` makes of `source`, by its tree: the kernel last, after the functions that it calls."""
     tree = ast.parse(source)
-    found = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == entry]
-    if len(found) != 1:
-        raise CompileError(f"the source defines {entry} {len(found)} times\n{source}")
-    function = found[0]
-    names = tuple(a.arg for a in function.args.args)
-    bound = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
-    renamed = _Rename(bound | set(names)).visit(function)
-    return ast.unparse(ast.fix_missing_locations(ast.Module([renamed], []))), names
+    functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+    if [f.name for f in functions if f.name == entry] != [entry] or functions[-1].name != entry:
+        raise CompileError(f"the source does not define {entry} once, and last\n{source}")
+    names = tuple(a.arg for a in functions[-1].args.args)
+    bound = {f.name for f in functions[:-1]}
+    for function in functions:
+        bound |= {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        bound |= {a.arg for a in function.args.args}
+    renaming = _Rename(bound)
+    renamed: list[ast.stmt] = [renaming.visit(function) for function in functions]
+    return ast.unparse(ast.fix_missing_locations(ast.Module(renamed, []))), names
 
 
 def _define(source: str, entry: str) -> Callable[..., None]:
@@ -239,9 +243,10 @@ def _define(source: str, entry: str) -> Callable[..., None]:
 def _module(job: Job, symbol: str, target: Target) -> llvm.ModuleRef:
     text, names = canonical(job)
     try:
-        (tree,) = ast.parse(text).body
+        *own, tree = ast.parse(text).body
         assert isinstance(tree, ast.FunctionDef)
-        return module_of(tree, NAMES, names, job.parameters, symbol, target)
+        space = NAMES | {f.name: f for f in own if isinstance(f, ast.FunctionDef)}
+        return module_of(tree, space, names, job.parameters, symbol, target)
     except (NumbaError, TypeError) as error:
         raise CompileError(f"{error}\n{text}\n# written as\n{job.source}") from error
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
-from chainrule.codegen.strips import is_plain
+from chainrule.codegen.weights import is_plain
 from chainrule.ir.expression import is_slot, slot, slot_number
 from chainrule.ir.formula import Access, DType
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Range, Statement, accesses, greatest, leaves
@@ -143,19 +143,19 @@ def _with_row(nodes: Sequence[Leaf], uses: Sequence[Use], name: str) -> list[Lea
         step = steps[use.step]
         assert isinstance(step, Statement)
         place = Access(name, (loop.range.symbol,))
-        reader = _pruned(
+        reader = pruned(
             replace(step, value=step.value.xreplace({use.value: slot(len(step.reads))}), reads=(*step.reads, place))
         )
         steps[use.step] = reader
         if k == 0:
-            steps.insert(use.step, _pruned(Statement(place, use.value, step.reads, origin=step.origin)))
+            steps.insert(use.step, pruned(Statement(place, use.value, step.reads, origin=step.origin)))
         result[use.loop] = replace(loop, body=tuple(steps))
         if k == 0:  # what follows in this loop has moved on by one
             uses = [replace(u, step=u.step + (u.loop == use.loop and u.step >= use.step)) for u in uses]
     return result
 
 
-def _pruned(step: Statement) -> Statement:
+def pruned(step: Statement) -> Statement:
     """`step` without the reads that it does not need."""
     places = [i for access in (*step.reads, step.target) for i in access.indices]
     used = {slot_number(s) for e in (step.value, *step.where, *places) for s in e.free_symbols if is_slot(s)}

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
-from chainrule.ir.expression import LocallyConstant, Select, is_slot, quotient, slot
+from chainrule.codegen.weights import calls, weight
+from chainrule.ir.expression import is_slot, quotient, slot
 from chainrule.ir.formula import Access, DType, Reduce
 from chainrule.ir.program import Block, Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves
 
@@ -30,15 +31,6 @@ STRIDED = 1.25
 
 FOLD = 10
 """Instructions for a reduction across the lanes of a vector."""
-
-FUNCTIONS = {"exp": 16, "expm1": 20, "log": 30, "log1p": 35, "tanh": 22, "sigmoid": 22, "erf": 28}
-"""Instructions of the functions that run in vectors."""
-
-CALLED = 60
-"""Instructions of the C library's, one element at a time."""
-
-DIVISION = 8
-"""Instructions in whose time a division or a root is done."""
 
 
 @dataclass
@@ -319,25 +311,3 @@ def is_far(access: Access, row: sp.Symbol) -> bool:
     """Whether the next row's element lies elsewhere than beside this one's."""
     moves = any(row in i.free_symbols or any(map(is_slot, i.free_symbols)) for i in access.indices)
     return moves and row in sp.expand(access.indices[-1] - row).free_symbols
-
-
-def calls(e: sp.Basic) -> bool:
-    """Whether some function of it does not run in vectors."""
-    return any(type(f).__name__ not in FUNCTIONS for f in e.atoms(sp.Function) if not is_plain(f))
-
-
-def is_plain(f: sp.Basic) -> bool:
-    return isinstance(f, Select | LocallyConstant)
-
-
-def weight(e: sp.Basic) -> float:
-    """Instructions of one evaluation, about."""
-    total = 0
-    for part in sp.preorder_traversal(e):
-        if isinstance(part, sp.Add | sp.Mul):
-            total += len(part.args) - 1
-        elif isinstance(part, sp.Pow):
-            total += 1 if part.exp.is_Integer and part.exp > 0 else DIVISION
-        elif isinstance(part, sp.Function):
-            total += 2 if is_plain(part) else FUNCTIONS.get(type(part).__name__, CALLED)
-    return float(total)

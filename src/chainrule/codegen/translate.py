@@ -12,7 +12,7 @@ import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -79,7 +79,7 @@ class Translation:
     """One kernel under construction."""
 
     context: Any  # Numba's, which knows how operations are emitted
-    names: Mapping[str, Any]  # what source can name beside its own variables
+    names: Mapping[str, Any]  # what source can name beside its own variables, its own functions too
     builder: ir.IRBuilder
     slots: ir.IRBuilder  # at the end of the entry block: one slot for each variable
     given: dict[str, Value]
@@ -131,6 +131,8 @@ class Translation:
             case ast.Call(ast.Name(name), arguments, []):
                 if name in self.variables or name in self.given or name not in self.names:
                     raise Untranslatable(f"{name} is no function of ours")
+                if isinstance(own := self.names[name], ast.FunctionDef):
+                    return self.inlined(own, [self.expression(a) for a in arguments])
                 return self.apply(self.names[name], *map(self.expression, arguments))
             case ast.Subscript(target, index):
                 return self.at(self.element(target, index))
@@ -142,6 +144,16 @@ class Translation:
                 return self.choice(test, value, other)
             case _:
                 raise Untranslatable(f"no kernel has an expression such as: {ast.unparse(e)}")
+
+    def inlined(self, function: ast.FunctionDef, values: Sequence[Value]) -> Value:
+        """The value that `function`, straight-line code, returns of `values`."""
+        given = {a.arg: v for a, v in zip(function.args.args, values, strict=True)}
+        inside = replace(self, given=given, variables={}, blocks=[])
+        *steps, last = function.body
+        inside.statements(steps)
+        if not isinstance(last, ast.Return) or last.value is None:
+            raise Untranslatable(f"{function.name} returns nothing")
+        return inside.expression(last.value)
 
     def constant(self, number: bool | int | float) -> Value:
         kind = literal_of(number) if isinstance(number, int) else types.float64
