@@ -11,9 +11,10 @@ exp that several laws share is computed once: functions are left out again as lo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -66,7 +67,10 @@ class Composer:
         return inner if count is not None and count < FEW else self.statements(inner)
 
     def statements(self, nodes: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
-        body = Body(nodes, {name for name in self.variables() if self.is_local(name, nodes)})
+        steps = [n for n in nodes if isinstance(n, Statement)]
+        if not any(map(_is_costly, {f for s in steps for f in s.value.atoms(sp.Function, sp.Pow)})):
+            return nodes
+        body = Body(nodes, {s.target.tensor for s in steps if s.reduce is None and not s.where} & self.once)
         found: dict[sp.Expr, Direct] = {}
         where: dict[sp.Expr, int] = {}
         for k, e in body.values.items():
@@ -78,15 +82,11 @@ class Composer:
                 self.made[law] = self.function(law, found[law], body, where[law])
         return body.rewritten(lambda law: self.made[law] if law in chosen else None) if chosen else nodes
 
-    def variables(self) -> Iterator[str]:
-        return (b.name for b in self.buffers.values() if b.space == "scratch" and not b.shape)
-
-    def is_local(self, name: str, nodes: tuple[Leaf, ...]) -> bool:
-        """Whether a variable is set once, by a statement of `nodes`, and read by those alone."""
-        every = list(leaves(self.kernel.body))
-        writes = [leaf for leaf in every if accesses(leaf)[1].tensor == name]
-        here = [n for n in nodes if isinstance(n, Statement) and n.target.tensor == name]
-        return len(writes) == 1 and len(here) == 1 and here[0].reduce is None and not here[0].where
+    @cached_property
+    def once(self) -> set[str]:
+        """The local variables that one statement sets."""
+        writes = Counter(accesses(leaf)[1].tensor for leaf in leaves(self.kernel.body))
+        return {b.name for b in self.buffers.values() if b.space == "scratch" and not b.shape and writes[b.name] == 1}
 
     def function(self, law: sp.Expr, d: Direct, body: Body, k: int) -> type[Generated]:
         step = body.nodes[k]
