@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,21 @@ from tests.cuda.decode import Kernel, decode
 from tests.cuda.flow import flow
 from tests.cuda.machine import Machine
 from tests.cuda.memory import GLOBAL, Space, reserved
-from tests.cuda.ptx import Module, PTXError, parse
+from tests.cuda.ptx import PTXError, Variable, parse
 from tests.cuda.rounding import from_bf16, to_bf16, to_tf32
 
-parsed = functools.lru_cache(maxsize=None)(parse)
 
-
-@functools.cache
-def decoded(ptx: str, symbol: str) -> Kernel:
-    return decode(flow(parsed(ptx), symbol))
+@functools.lru_cache(maxsize=512)
+def decoded(ptx: str, symbol: str) -> tuple[Kernel, tuple[Variable, ...]]:
+    """The kernel, and the variables of its module."""
+    collecting = gc.isenabled()
+    gc.disable()  # tens of thousands of small objects, none of them garbage
+    try:
+        module = parse(ptx)
+        return decode(flow(module, symbol)), module.variables
+    finally:
+        if collecting:
+            gc.enable()
 
 
 ROUNDED: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -121,14 +128,14 @@ class Interpreter:
     def load(self, cubin: bytes, ptx: bytes, symbol: str) -> Loaded:
         """The kernel `symbol` of the text; its module's variables get memory of their own."""
         self.refuse_in_capture("load")
-        module: Module = parsed(ptx.decode())
+        kernel, variables = decoded(ptx.decode(), symbol)
         symbols = {}
-        for v in module.variables:
+        for v in variables:
             if v.space in ("global", "const"):
                 symbols[v.name] = self.memory.allocate(max(v.size, 1), max(v.align, 256))
                 if v.data:
                     self.put(symbols[v.name], np.frombuffer(v.data, np.uint8))
-        return Loaded(decoded(ptx.decode(), symbol), symbols)
+        return Loaded(kernel, symbols)
 
     def launch(self, function: Loaded, grid: int, threads: int, arguments: Sequence[int]) -> None:
         words = tuple(arguments)

@@ -92,12 +92,13 @@ class Inliner:
         self.variables += [replace(v, name=prefix + v.name) for v in f.variables if v.space != "param"]
         self.tables.update({prefix + k: tuple(prefix + x for x in v) for k, v in f.tables.items()})
         names = {name: prefix + name for name in own} | bound
+        labels = {x.name for x in f.body if isinstance(x, Label)} | set(f.tables)
         found: list[Instruction | Label] = []
         for line in f.body:
             if isinstance(line, Label):
                 found.append(Label(prefix + line.name))
                 continue
-            ins = renamed(line, f, prefix, names)
+            ins = renamed(line, labels, prefix, names) if prefix else line
             if ins.opcode == "call":
                 found += self.call(ins, prefix)
             elif prefix and ins.opcode == "ret":
@@ -141,9 +142,8 @@ class Inliner:
         return [*self.lines(callee, inner, bound), Label(f"{inner}return")]
 
 
-def renamed(ins: Instruction, f: Function, prefix: str, names: dict[str, str]) -> Instruction:
-    """`ins` with registers, labels and variables of `f` behind `prefix`."""
-    labels = {x.name for x in f.body if isinstance(x, Label)} | set(f.tables) if prefix else set()
+def renamed(ins: Instruction, labels: set[str], prefix: str, names: dict[str, str]) -> Instruction:
+    """`ins` with registers, `labels` and variables (`names`: old -> new) behind `prefix`."""
 
     def new(x: Operand) -> Operand:
         match x:

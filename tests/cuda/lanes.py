@@ -67,7 +67,8 @@ class Lanes:
         return words[self.warp]
 
     def pass_warp_barrier(self) -> None:
-        self.reach.pass_barrier(self.who(self.active), of_warp=True)
+        if self.reach.watch:
+            self.reach.watch.pass_warp_barrier(self.who(self.active))
 
 
 class Batch:

@@ -238,13 +238,9 @@ class Run:
         """Lanes arrive at the barrier before block `after`; CTAs that are complete pass it."""
         here = mask | self.parked.pop(after) if after in self.parked else mask
         by_cta = here.reshape(self.batch.ctas, self.batch.threads)
-        complete = by_cta.all(axis=1)
-        if complete.all():
-            self.reach.pass_barrier(self.batch.everyone)
-            self.send(after, here)
-            return
-        passing = np.repeat(complete, self.batch.threads)
-        self.reach.pass_barrier(np.flatnonzero(passing))
+        passing = np.repeat(by_cta.all(axis=1), self.batch.threads)
+        if self.reach.watch and passing.any():
+            self.reach.watch.pass_barrier(np.flatnonzero(passing), bool((passing | self.exited).all()))
         self.send(after, passing)
         if (here & ~passing).any():
             self.parked[after] = here & ~passing

@@ -127,6 +127,7 @@ HEADER = re.compile(
     r"\s*(?:\((?P<params>[^)]*)\))?(?P<rest>.*)$",
     re.S,
 )
+INSTRUCTION = re.compile(r"(?:@(!?)([\w$%.]+)\s+)?([a-z]\w*)((?:\.[\w:]+)*)\s*(.*)$", re.S)
 NUMBER = re.compile(r"-?(?:0[fF][0-9a-fA-F]{8}|0[dD][0-9a-fA-F]{16}|0x[0-9a-fA-F]+U?|\d+U?)$")
 
 
@@ -137,6 +138,8 @@ def integer(text: str) -> int:
 
 def split(text: str, separator: str = ",") -> list[str]:
     """`text` at separators that stand in no bracket."""
+    if not any(bracket in text for bracket in "{[("):
+        return [part.strip() for part in text.split(separator) if part.strip()]
     parts, depth, start = [], 0, 0
     for at, char in enumerate(text):
         if char in "{[(":
@@ -223,6 +226,7 @@ class Scope:
     def __init__(self) -> None:
         self.names: list[dict[str, str]] = [{}]
         self.count = 0
+        self.read: dict[str, Operand] = {}  # operands seen outside all braces, by their text
 
     def open(self) -> None:
         self.names.append({})
@@ -303,7 +307,7 @@ def declare_registers(text: str, scope: Scope, registers: dict[str, str]) -> Non
 
 
 def instruction(text: str, scope: Scope, registers: dict[str, str]) -> Instruction:
-    found = re.match(r"(?:@(!?)([\w$%.]+)\s+)?([a-z]\w*)((?:\.[\w:]+)*)\s*(.*)$", text, re.S)
+    found = INSTRUCTION.match(text)
     if not found:
         raise PTXError(f"no instruction: {text}")
     negated, guard, opcode, modifiers, rest = found.groups()
@@ -311,10 +315,20 @@ def instruction(text: str, scope: Scope, registers: dict[str, str]) -> Instructi
     return Instruction(
         opcode,
         tuple(modifiers.split(".")[1:]),
-        tuple(operand(part, scope, registers) for part in split(rest)),
+        tuple(remembered(part, scope, registers) for part in split(rest)),
         Negated(condition) if condition and negated else condition,
         " ".join(text.split()),
     )
+
+
+def remembered(text: str, scope: Scope, registers: dict[str, str]) -> Operand:
+    """`operand`, read once for each text where no braces give names another meaning."""
+    if len(scope.names) > 1:
+        return operand(text, scope, registers)
+    found = scope.read.get(text)
+    if found is None:
+        found = scope.read[text] = operand(text, scope, registers)
+    return found
 
 
 def operand(text: str, scope: Scope, registers: dict[str, str]) -> Operand:

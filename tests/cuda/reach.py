@@ -12,10 +12,10 @@ import numpy as np
 from tests.cuda.flow import Flow
 from tests.cuda.memory import UNWRITTEN, Space, layout
 from tests.cuda.ptx import Instruction, PTXError
-from tests.cuda.races import BARRIER, CTA, LAUNCH, WARP, Shadow
+from tests.cuda.races import Shadow
+from tests.cuda.watch import Watch
 
 SHARED_LIMIT = 48 * 1024  # bytes of static shared memory of a CTA
-CONSTANT = "it {verb} global memory at {place:#x}, which this launch writes and also reads as constant (ld.global.nc)"
 
 
 class Reach:
@@ -44,14 +44,12 @@ class Reach:
         shared.data = np.full(ctas * stride, UNWRITTEN, np.uint8)
         local.data = np.full(count * depth, UNWRITTEN, np.uint8)
         self.slots = {"shared": everyone // threads * stride, "local": everyone * depth}
-        self.watched: dict[str, tuple[Shadow, Shadow]] = {}
+        self.watch: Watch | None = None
         if watched:
-            self.stamps = (launch << LAUNCH) + ((everyone // threads + first) << CTA) + everyone % threads
-            self.oldest = launch << LAUNCH
-            self.watched["global"] = watched
-            places = ctas * stride
-            if places:
-                self.watched["shared"] = (Shadow(places // 4, zeros), Shadow(places, zeros))
+            shadows = {"global": watched}
+            if stride:
+                shadows["shared"] = (Shadow(ctas * stride // 4, zeros), Shadow(ctas * stride, zeros))
+            self.watch = Watch(launch, first, threads, everyone, shadows, memory.base, stride, self.fail)
 
     def fail(self, ins: Instruction, who: int, problem: str) -> NoReturn:
         """Raises PTXError about the thread `who` of these CTAs at `ins`."""
@@ -74,23 +72,17 @@ class Reach:
         item = np.dtype(kind).itemsize
         at = self.index(ins, space, address, item, count, who)
         view = self.spaces[space].view(kind)
-        if space in self.watched:
-            self.saw_read(ins, space, at, item, count, who)
+        if self.watch and space != "local":
+            self.watch.read(ins, space, at, item, count, who)
         return [view[at + k] if k else view[at] for k in range(count)]
 
     def load_one(self, ins: Instruction, address: Any, kind: type, count: int, who: np.ndarray) -> list[Any]:
         """All of `who` read one address of global memory: scalars."""
         item = np.dtype(kind).itemsize
         at = self.index(ins, "global", address, item, count, who)
+        if self.watch:
+            self.watch.read_by_all(ins, int(at), item, count, who)
         view = self.spaces["global"].view(kind)
-        if self.watched:
-            shadow, place = self.shadow("global", at, item)
-            for k in range(count):
-                here = int(place) + k * max(item // 4, 1)
-                if "nc" in ins.modifiers and shadow.keep(here, self.oldest) is not None:
-                    self.fail(ins, who[0], CONSTANT.format(verb="reads", place=int(address)))
-                if shadow.read_by_all(here, self.stamps[who], self.oldest):
-                    self.race(ins, who[0], "reads", "global", int(address))
         return [view[at + k] for k in range(count)]
 
     def store(
@@ -98,18 +90,11 @@ class Reach:
     ) -> None:
         item = np.dtype(kind).itemsize
         at = self.index(ins, space, address, item, len(values), who)
+        if self.watch and space != "local":
+            self.watch.write(ins, space, at, item, values, who)
         view = self.spaces[space].view(kind)
         for k, value in enumerate(values):
-            here = at + k if k else at
-            if space in self.watched:
-                shadow, place = self.shadow(space, here, item)
-                bad = shadow.kept(place, self.oldest)
-                if bad is not None:
-                    self.fail(ins, who[bad[0]], CONSTANT.format(verb="writes", place=int(address[bad[0]])))
-                bad = shadow.write(place, self.stamps[who], value, self.oldest)
-                if bad is not None:
-                    self.race(ins, who[bad[0]], "writes", space, int(address[bad[0]]) + k * item)
-            view[here] = value
+            view[at + k if k else at] = value
 
     def places(
         self, ins: Instruction, space: str, address: np.ndarray, kind: type, who: np.ndarray
@@ -117,38 +102,9 @@ class Reach:
         """For atomic updates: the space's view and the elements meant."""
         item = np.dtype(kind).itemsize
         at = self.index(ins, space, address, item, 1, who)
-        if space in self.watched:
-            shadow, place = self.shadow(space, at, item)
-            bad = shadow.atomic(place, self.stamps[who], self.oldest)
-            if bad is not None:
-                self.race(ins, who[bad[0]], "updates", space, int(address[bad[0]]))
+        if self.watch and space != "local":
+            self.watch.update(ins, space, at, item, who)
         return self.spaces[space].view(kind), at
-
-    def shadow(self, space: str, at: Any, item: int) -> tuple[Shadow, Any]:
-        """Where accesses of `item` bytes are remembered: by words, narrow ones by bytes."""
-        words, narrow = self.watched[space]
-        return (words, at * (item // 4)) if item >= 4 else (narrow, at * item)
-
-    def saw_read(self, ins: Instruction, space: str, at: np.ndarray, item: int, count: int, who: np.ndarray) -> None:
-        for k in range(count):
-            shadow, place = self.shadow(space, at + k if k else at, item)
-            if "nc" in ins.modifiers and (bad := shadow.keep(place, self.oldest)) is not None:
-                at = int(place[bad[0]]) * min(item, 4) + self.spaces[space].base
-                self.fail(ins, who[bad[0]], CONSTANT.format(verb="reads", place=at))
-            bad = shadow.read(place, self.stamps[who], self.oldest)
-            if bad is not None:
-                self.race(ins, who[bad[0]], "reads", space, int(place[bad[0]]) * min(item, 4) + self.spaces[space].base)
-
-    def race(self, ins: Instruction, who: int, verb: str, space: str, place: int) -> NoReturn:
-        self.fail(ins, who, f"a race: it {verb} {space} memory at {place:#x}, which another thread uses, unordered")
-
-    def pass_barrier(self, who: np.ndarray, of_warp: bool = False) -> None:
-        """`who` have met at a barrier of their CTA, or of their warp."""
-        if self.watched:
-            start, stop = (WARP, BARRIER) if of_warp else (BARRIER, CTA)
-            mask = ((1 << (stop - start)) - 1) << start
-            now = self.stamps[who]
-            self.stamps[who] = (now & ~mask) | ((now + (1 << start)) & mask)
 
 
 def zeros(count: int) -> np.ndarray:
