@@ -90,11 +90,11 @@ class Library:
 def made(algorithms=1, times=None):
     machine = Machine()
     library = Library(machine, algorithms)
-    left = iter(times or [])
 
-    def timed(work):
+    def timed(work):  # as long as the algorithms that are used take together, in milliseconds
+        before = len(library.used)
         work()
-        return next(left)
+        return sum(times[k - 100] for k in library.used[before:])
 
     return machine, library, Blas(library, machine, timed)
 

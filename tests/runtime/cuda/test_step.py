@@ -98,7 +98,7 @@ def test_many_steps_are_graphs_of_many_and_equal_single_ones(machine):
         assert found[name].shape == expected[name].shape and np.allclose(found[name], expected[name], rtol=1e-6), name
     assert np.array_equal(found["count"], np.arange(1, 78)) and one.store.step == 77
     assert np.allclose(one.store.params["w"], other.store.params["w"], rtol=1e-6)
-    assert len(machine.heard("replay")) == 2 + 12  # one as it is, two of 32, the others one by one
+    assert machine.heard("replay") == [7 * 32, 7 * 32, 7 * 8, 7 * 4]  # after one as it is
     again = one.run({"x": MANY[:64], "y": Y}, steps=64)
     assert machine.heard("replay") == [7 * 32] * 2 and again["count"][-1] == 141
 
@@ -251,6 +251,26 @@ def test_where_many_steps_have_no_room_they_are_done_one_by_one():
     x = np.random.default_rng(0).normal(size=(40, 500, 3)).astype(np.float32)
     found, expected = (r.run({"x": x, "y": x[0]}, steps=40) for r in (one, other))
     assert np.allclose(found["s"], expected["s"], atol=1e-5) and machine.heard("replay") == [7] * 39
+
+
+def test_a_step_that_was_interrupted_is_waited_for(machine, monkeypatch):
+    """Else its graph would read the inputs of the next one."""
+    one = gpu_runner(regression()[0], machine=machine)
+    for _ in range(2):
+        one.run({"x": X, "y": Y})
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(one, "_collect", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        one.again({"x": X, "y": Y})
+    monkeypatch.undo()
+    waited = []
+    monkeypatch.setattr(machine, "wait", lambda: waited.append(len(machine.said)))
+    machine.said.clear()
+    one.again({"x": X, "y": Y})
+    assert waited[0] == 0 and machine.said == [("replay", 9)] and one.store.step == 4
 
 
 def test_memory_is_given_back(machine):

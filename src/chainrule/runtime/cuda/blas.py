@@ -21,7 +21,8 @@ from chainrule.runtime.cuda.device import Device, DeviceMemoryError, Operand, Pr
 
 WORKSPACE = 32 << 20  # bytes, what NVIDIA recommends for Hopper
 TRIES = 6  # algorithms that are measured
-TURNS = 3  # how often
+MEASURED = 1.0  # milliseconds that each is measured for, about; at most
+TURNS = 50  # times
 BETTER = 0.97  # of the time of the heuristics' first: else that one, lest noise decides which sums are rounded how
 
 # cublasLt.h and library_types.h
@@ -130,7 +131,7 @@ def _alignment(address: int) -> int:
 class Blas:
     """cuBLASLt on one device, with a workspace of ours.
 
-    library: what ctypes loaded. timed: the time that work takes on the device, in any unit.
+    library: what ctypes loaded. timed: the milliseconds that work takes on the device.
     """
 
     def __init__(self, library: Any, device: Device, timed: Callable[[Callable[[], None]], float]) -> None:
@@ -188,14 +189,18 @@ class Blas:
         return calls[best] if times[best] < BETTER * times[0] else calls[0]
 
     def _time(self, call: Call, product: Product, a: Operand, b: Operand, target: int) -> float:
+        """Milliseconds of one turn."""
         if self._enqueue(call, product, a, b, target):  # also loads its kernel
             return float("inf")
 
-        def turn() -> None:
-            for _ in range(TURNS):
-                self._enqueue(call, product, a, b, target)
+        def done(turns: int) -> float:
+            def work() -> None:
+                for _ in range(turns):
+                    self._enqueue(call, product, a, b, target)
 
-        return self._timed(turn)
+            return self._timed(work) / turns
+
+        return done(max(1, min(TURNS, int(MEASURED / max(done(1), 1e-6)))))
 
     def _candidates(self, shape: Shape) -> list[Call]:
         """The algorithms that the heuristics name for a product of this shape, the best first."""
@@ -251,6 +256,6 @@ def find_library() -> Any | None:
     """cuBLASLt: from NVIDIA's wheel (nvidia-cublas), from what PyTorch brings along, or of the system; None: absent."""
     try:
         path = importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cublasLt").abs_path
-        return ctypes.CDLL(path)
+        return ctypes.CDLL(path or "libcublasLt.so.13")
     except (ImportError, OSError, RuntimeError):
         return None

@@ -1,8 +1,8 @@
 """One program on a GPU, bound to its store: arrays in, a CUDA graph, results out.
 
 The first step with some shapes runs launch by launch, so that modules are loaded and products are chosen; from the
-second on it is one graph. Many steps of one call are graphs of up to CHUNK steps each: every step in such a graph reads
-its own slice of the inputs and writes its own slice of the results, by address, so nothing is copied between steps.
+second on it is one graph. Many steps of one call are graphs of 2, 4 … CHUNK steps: each step in such a graph reads its
+own slice of the inputs and writes its own slice of the results, by address, so nothing is copied between steps.
 Learning rates and the count of steps lie on the device too: a graph is replayed unchanged.
 """
 
@@ -102,6 +102,7 @@ class Runner:
         self._checked = checked(executable)
         self._dtypes = [ELEMENTS[buffer.element] for buffer in executable.buffers]
         self._last: tuple[Binding, Recording] | None = None  # what the last step, a graph, was
+        self._busy = False  # whether steps were enqueued that nobody has waited for
 
     def run(
         self,
@@ -120,6 +121,7 @@ class Runner:
         """
         check_names(self.executable, inputs)
         with self.store.lock:
+            self._settle()
             given = {item.buffer: self._given(item, inputs[item.name]) for item in self.executable.inputs}
             if steps is None:
                 found = self._one(given, out or {}, on_device)
@@ -132,6 +134,7 @@ class Runner:
         with self.store.lock:
             if self._last is None or len(inputs) != len(self._names):
                 return None
+            self._settle()
             binding, recording = self._last
             given = {}
             for item in self.executable.inputs:
@@ -163,6 +166,12 @@ class Runner:
                 with contextlib.suppress(DeviceMemoryError):
                     found[item.name] = DeviceArray.of(self.device, np.asarray(arrays[item.name], dtype))
         return found
+
+    def _settle(self) -> None:
+        """Wait for a step whose call was interrupted: it may still read the inputs that it was given."""
+        if self._busy:
+            self.device.wait()
+            self._busy = False
 
     def _given(self, item: Input, value: Any) -> Given:
         """The input as an array, here or on the GPU."""
@@ -201,7 +210,7 @@ class Runner:
             self._feed(binding.places[buffer], 0, given[buffer], buffer, binding.plan)
         done = 0
         while done < steps:
-            count = binding.chunk if binding.warm and steps - done >= binding.chunk else 1
+            count = min(binding.chunk, _power(steps - done)) if binding.warm else 1
             try:
                 recording = self._recording(binding, count, moving if count > 1 else frozenset())
             except DeviceMemoryError:
@@ -256,6 +265,7 @@ class Runner:
     def _do(self, binding: Binding, recording: Recording) -> None:
         """The steps of `recording`, enqueued."""
         self._tell_numbers()
+        self._busy = True
         if recording.replay is not None:
             recording.replay()
         elif not binding.warm:
@@ -342,6 +352,7 @@ class Runner:
                 found[item.name] = target
         if here is None or any(isinstance(target, DeviceArray) for target in targets.values()):
             self.device.wait()
+        self._busy = False
         return found
 
     def _here(self, recording: Recording) -> NDArray[np.uint8]:
@@ -382,7 +393,7 @@ class Runner:
             places[buffer] = place
         staged = [*(item.buffer for item in executable.inputs), *(item.buffer for item in executable.outputs)]
         step = sum(padded(bound.bytes[buffer]) for buffer in staged)
-        chunk = max(min(CHUNK, NODES // max(len(executable.launches), 1), STAGED // max(step, 1)), 1)
+        chunk = _power(max(min(CHUNK, NODES // max(len(executable.launches), 1), STAGED // max(step, 1)), 1))
         return Binding(bound, self._arena, places, start + bound.arena if scratch else 0, chunk, small=step <= SMALL)
 
     def _recording(self, binding: Binding, count: int, moving: frozenset[int], hosted: bool = False) -> Recording:
@@ -438,3 +449,8 @@ def _lay(buffers: Iterable[int], counts: Sequence[int], steps: int, at: int) -> 
 
 def _from(address: int, laid: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
     return {buffer: (address + at, stride) for buffer, (at, stride) in laid.items()}
+
+
+def _power(count: int) -> int:
+    """The largest power of two that is not above `count`: few graphs then do for every number of steps."""
+    return 1 << (count.bit_length() - 1)
