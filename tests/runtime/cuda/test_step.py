@@ -36,6 +36,12 @@ def on_device(machine, array):
     return found
 
 
+def reshaped(many, k):
+    """The k-th slice, where it lies."""
+    part = many[k : k + 1]
+    return DeviceArray(part.device, part.shape[1:], part.dtype, part.address, part.owner)
+
+
 def on_cpu(seed=1):
     return Runner(*regression(), Store(seed), walker(), threads=1)
 
@@ -84,6 +90,13 @@ def test_a_step_like_the_last_one_takes_a_shorter_way(machine):
         assert one.again({"x": other_x, "y": Y}) is None
     assert one.again({"x": X}) is None and one.again({"x": X, "z": Y}) is None
     assert one.store.step == 5
+    near = on_device(machine, MANY)
+    for k in range(5):
+        assert one.again({"x": near[k : k + 1], "y": Y}) is None
+        found = one.again({"x": reshaped(near, k), "y": Y}) or one.run({"x": reshaped(near, k), "y": Y})
+        machine.said, said = [], machine.said
+        assert np.allclose(found["s"], other.run({"x": MANY[k], "y": Y})["s"], rtol=1e-6)
+    assert said == [("replay", 9)]
     one = gpu_runner(lookup()[0], machine=machine)
     for _ in range(2):
         one.run({"index": np.array([1, 2])})

@@ -73,7 +73,6 @@ class Binding:
     scratch: int
     chunk: int
     warm: bool = False  # whether a step was done
-    small: bool = False  # whether all that goes in and comes out is
     recordings: dict[tuple[int, frozenset[int], bool], Recording] = field(default_factory=dict)
 
 
@@ -136,17 +135,16 @@ class Runner:
                 return None
             self._settle()
             binding, recording = self._last
-            given = {}
+            given: dict[int, Given] = {}
             for item in self.executable.inputs:
                 array, k = inputs.get(item.name), item.buffer
-                if type(array) is not np.ndarray or array.shape != binding.plan.shapes[k]:
+                if type(array) is not (np.ndarray if k in recording.inputs else DeviceArray):
                     return None
-                if array.dtype != self._dtypes[k]:
+                if array.shape != binding.plan.shapes[k] or array.dtype != self._dtypes[k]:
                     return None
                 given[k] = array
             self._check_ranges(binding, given, None)
-            for k, array in given.items():
-                recording.inputs[k][...] = array
+            self._feed_all(binding, recording, given)
             self._do(binding, recording)
             return self._collect(binding, recording, {})
 
@@ -186,17 +184,12 @@ class Runner:
         targets = {name: adopt(name, a, self.device) if is_on_gpu(a) else a for name, a in out.items()}
         check_out(self.executable, binding.plan, targets, (np.ndarray, DeviceArray))
         self._check_ranges(binding, given, None)
-        hosted = binding.small and not any(isinstance(array, DeviceArray) for array in given.values())
-        recording = self._recording(binding, 1, frozenset(given) if hosted else frozenset(), hosted)
+        recording = self._recording_of_one(binding, given)
         if on_device:
             targets = self._room(binding, (), True) | targets
-        for buffer, array in given.items():
-            if hosted:
-                recording.inputs[buffer][...] = array
-            else:
-                self._feed(binding.places[buffer], 0, array, buffer, binding.plan)
+        self._feed_all(binding, recording, given)
         self._do(binding, recording)
-        self._last = (binding, recording) if hosted and recording.replay else None
+        self._last = None if recording.host is None or recording.replay is None else (binding, recording)
         return self._collect(binding, recording, targets) | dict(out)
 
     def _many(self, given: Mapping[int, Given], steps: int, on_device: bool) -> dict[str, Any]:
@@ -244,6 +237,15 @@ class Runner:
             if array.size and (int(array.max()) >= bound or int(array.min()) < 0):
                 position = int(((array < 0) | (array >= bound)).argmax())
                 raise out_of_range(item, array, position, binding.plan, steps)
+
+    def _feed_all(self, binding: Binding, recording: Recording, given: Mapping[int, Given]) -> None:
+        """Put the inputs of one step where the kernels, or the graph's own copies, read them."""
+        for buffer, array in given.items():
+            pinned = recording.inputs.get(buffer)
+            if pinned is None:
+                self._feed(binding.places[buffer], 0, array, buffer, binding.plan)
+            else:
+                pinned[...] = array
 
     def _feed(self, place: int, stride: int, array: Given, buffer: int, bound: Plan) -> None:
         """Put an input, or the slices of one, `stride` bytes from each other, where the kernels read it."""
@@ -394,7 +396,15 @@ class Runner:
         staged = [*(item.buffer for item in executable.inputs), *(item.buffer for item in executable.outputs)]
         step = sum(padded(bound.bytes[buffer]) for buffer in staged)
         chunk = _power(max(min(CHUNK, NODES // max(len(executable.launches), 1), STAGED // max(step, 1)), 1))
-        return Binding(bound, self._arena, places, start + bound.arena if scratch else 0, chunk, small=step <= SMALL)
+        return Binding(bound, self._arena, places, start + bound.arena if scratch else 0, chunk)
+
+    def _recording_of_one(self, binding: Binding, given: Mapping[int, Given]) -> Recording:
+        """That of one step, which copies by itself what comes from the host and what it gives, if that is little."""
+        here = frozenset(buffer for buffer, array in given.items() if not isinstance(array, DeviceArray))
+        outputs = (item.buffer for item in self.executable.outputs)
+        if sum(padded(binding.plan.bytes[buffer]) for buffer in (*here, *outputs)) > SMALL:
+            return self._recording(binding, 1, frozenset())
+        return self._recording(binding, 1, here, hosted=True)
 
     def _recording(self, binding: Binding, count: int, moving: frozenset[int], hosted: bool = False) -> Recording:
         """The recording of so many steps that move on along these inputs: found again, or with memory made for it."""
