@@ -3,7 +3,7 @@
 The first step with some shapes runs launch by launch, so that modules are loaded and products are chosen; from the
 second on it is one graph. Many steps of one call are graphs of 2, 4 … CHUNK steps: each step in such a graph reads its
 own slice of the inputs and writes its own slice of the results, by address, so nothing is copied between steps.
-Learning rates and the count of steps lie on the device too: a graph is replayed unchanged.
+Learning rates and the count of steps are read from memory too: a graph is replayed unchanged.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ class Runner:
         self._lasting = {item.buffer: store.array("param", item.name).array.address for item in executable.params}
         self._lasting |= {item.buffer: store.array("state", item.name).array.address for item in executable.states}
         self._fixed()
-        self._scalars = [store.array("scalar", item.name) for item in executable.scalars]
         self._known: tuple[float, ...] = ()  # the run-time numbers that the device has
         self._arena: Block | None = None
         self._bindings: OrderedDict[tuple[Shape, ...], Binding] = OrderedDict()
@@ -234,9 +233,9 @@ class Runner:
             held = given[item.buffer]
             array = held.numpy() if isinstance(held, DeviceArray) else held
             bound = evaluate(item.bound or (), binding.plan.sizes)
-            if array.size and (int(array.max()) >= bound or int(array.min()) < 0):
-                position = int(((array < 0) | (array >= bound)).argmax())
-                raise out_of_range(item, array, position, binding.plan, steps)
+            unsigned = array.astype(np.int64, copy=False).view(np.uint64)  # what is negative is large
+            if array.size and unsigned.max() >= bound:
+                raise out_of_range(item, array, int((unsigned >= bound).argmax()), binding.plan, steps)
 
     def _feed_all(self, binding: Binding, recording: Recording, given: Mapping[int, Given]) -> None:
         """Put the inputs of one step where the kernels, or the graph's own copies, read them."""
@@ -266,7 +265,12 @@ class Runner:
 
     def _do(self, binding: Binding, recording: Recording) -> None:
         """The steps of `recording`, enqueued."""
-        self._tell_numbers()
+        hosted = recording.host is not None
+        if hosted:
+            for buffer, number in self._numbers_here.items():
+                recording.inputs[buffer][...] = number
+        else:
+            self._tell_numbers()
         self._busy = True
         if recording.replay is not None:
             recording.replay()
@@ -278,20 +282,17 @@ class Runner:
             recording.replay()
         if self.executable.training:
             self.store.clock[1] += recording.count
-            if self.executable.clock is not None:  # a kernel of its own has counted on the device
+            if self.executable.clock is not None and not hosted:  # a kernel of its own has counted on the device
                 self._known = (*self._known[:-1], self._known[-1] + recording.count)
 
     def _tell_numbers(self) -> None:
         """Let the device have the learning rates and the clock as they are now."""
-        clock = self.store.clock.tolist() if self.executable.clock is not None else []
-        now = (*(float(number) for number in self._scalars), *clock)
+        now = tuple(value for number in self._numbers_here.values() for value in number.reshape(-1).tolist())
         if now == self._known:
             return
         block = np.zeros(self._numbers.count, np.uint8)
-        for k, number in enumerate(self._scalars):
-            block[k * ALIGNMENT :][: number.nbytes] = number.reshape(1).view(np.uint8)
-        if clock:
-            block[len(self._scalars) * ALIGNMENT :][:16] = self.store.clock.view(np.uint8)
+        for k, number in enumerate(self._numbers_here.values()):
+            block[k * ALIGNMENT :][: number.nbytes] = number.reshape(-1).view(np.uint8)
         self.device.write(self._numbers.address, block)
         self._known = now
 
@@ -404,7 +405,7 @@ class Runner:
         outputs = (item.buffer for item in self.executable.outputs)
         if sum(padded(binding.plan.bytes[buffer]) for buffer in (*here, *outputs)) > SMALL:
             return self._recording(binding, 1, frozenset())
-        return self._recording(binding, 1, here, hosted=True)
+        return self._recording(binding, 1, here.union(self._numbers_here), hosted=True)
 
     def _recording(self, binding: Binding, count: int, moving: frozenset[int], hosted: bool = False) -> Recording:
         """The recording of so many steps that move on along these inputs: found again, or with memory made for it."""
@@ -428,11 +429,12 @@ class Runner:
 
     def _fixed(self) -> None:
         """Places on the device of what has one size for good: constants, run-time numbers, the clock."""
-        executable = self.executable
-        numbers = [item.buffer for item in executable.scalars]
-        numbers += [] if executable.clock is None else [executable.clock]
-        self._numbers = Block(self.device, len(numbers) * ALIGNMENT)
-        self._lasting |= {buffer: self._numbers.address + k * ALIGNMENT for k, buffer in enumerate(numbers)}
+        executable, store = self.executable, self.store
+        self._numbers_here = {item.buffer: store.array("scalar", item.name) for item in executable.scalars}
+        if executable.clock is not None:
+            self._numbers_here[executable.clock] = store.clock  # the last: `_do` counts there
+        self._numbers = Block(self.device, len(self._numbers_here) * ALIGNMENT)
+        self._lasting |= {k: self._numbers.address + n * ALIGNMENT for n, k in enumerate(self._numbers_here)}
         self._constants = []
         for buffer, array in constants(executable):
             block = self._block(array.nbytes, f"a constant of {executable.name}")
