@@ -373,3 +373,43 @@ def test_the_coarse_reciprocal_of_a_float64_needs_newtons_steps():
     found = evaluated("rcp.approx.ftz.f64 {d}, {0}", ("f64",), "f64", x)
     error = np.abs(found * x - 1)
     assert 1e-12 < error.max() < 2.0**-19
+
+
+TILES = [("m16n8k4", "tf32", 4), ("m16n8k8", "tf32", 8), ("m16n8k8", "bf16", 8), ("m16n8k16", "bf16", 16)]
+
+
+@pytest.mark.parametrize(("shape", "kind", "depth"), TILES)
+def test_a_warps_product_of_matrices_is_one(shape, kind, depth):
+    """Each lane gets its elements by the tables of the PTX ISA, written out here as they stand there."""
+    rng = np.random.default_rng(depth)
+    a, b, c = (rng.integers(-8, 8, s).astype(np.float32) for s in ((2, 16, depth), (2, depth, 8), (2, 16, 8)))
+    lane = np.arange(64)
+    warp, group, within = lane // 32, lane % 32 // 4, lane % 4
+    rows, columns = [group, group, group + 8, group + 8], [2 * within, 2 * within + 1] * 2
+    if kind == "tf32":
+        count = depth // 4
+        left = [a[warp, group + 8 * (i % 2), within + 4 * (i // 2)].view(np.uint32) for i in range(2 * count)]
+        right = [b[warp, within + 4 * i, group].view(np.uint32) for i in range(count)]
+    else:
+        count = depth // 8
+        bits = lambda x: (x.view(np.uint32) >> 16).astype(np.uint32)  # noqa: E731
+        pair = lambda x, y: bits(x) | bits(y) << 16  # noqa: E731
+        at = [(group + 8 * (i % 2), 2 * within + 8 * (i // 2)) for i in range(2 * count)]
+        left = [pair(a[warp, r, k], a[warp, r, k + 1]) for r, k in at]
+        right = [pair(b[warp, 2 * within + 8 * i, group], b[warp, 2 * within + 8 * i + 1, group]) for i in range(count)]
+    sums = [c[warp, r, k] for r, k in zip(rows, columns, strict=True)]
+    inputs = np.stack([x.view(np.uint32) for x in (*left, *right, *sums)], axis=1)
+    names = [f"%r{i + 1}" for i in range(3 * count)]
+    body = "ld.param.u64 %d1, [p0]; ld.param.u64 %d2, [p1]; mov.u32 %r18, %tid.x;"
+    body += f"mul.wide.u32 %d3, %r18, {4 * inputs.shape[1]}; add.s64 %d1, %d1, %d3; mul.wide.u32 %d3, %r18, 16;"
+    body += "add.s64 %d2, %d2, %d3;"
+    body += "".join(f"ld.global.u32 {name}, [%d1+{4 * i}];" for i, name in enumerate(names))
+    body += "".join(f"ld.global.f32 %f{i + 1}, [%d1+{4 * (3 * count + i)}];" for i in range(4))
+    sources = ", ".join(f"{{{', '.join(part)}}}" for part in (names[: 2 * count], names[2 * count :]))
+    kinds = f"{shape}.row.col.f32.{kind}.{kind}.f32"
+    body += f"mma.sync.aligned.{kinds} {{%f5, %f6, %f7, %f8}}, {sources}, {{%f1, %f2, %f3, %f4}};"
+    ptx = handwritten(body + "st.global.v4.f32 [%d2], {%f5, %f6, %f7, %f8}; ret;", 2)
+    found = launch(ptx, 1, 64, inputs, np.zeros((64, 4), np.float32))[1]
+    want = a @ b + c
+    for k, (r, column) in enumerate(zip(rows, columns, strict=True)):
+        np.testing.assert_array_equal(found[:, k], want[warp, r, column])

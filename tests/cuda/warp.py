@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.cuda import tensor
 from tests.cuda.ptx import Immediate, Instruction, PTXError, Vector
 
 Meaning = tuple[Callable[..., tuple[Any, ...]], tuple[type, ...], tuple[type, ...]]
@@ -19,6 +20,8 @@ FULL = 0xFFFFFFFF
 def meaning(ins: Instruction) -> Meaning:
     """(function of lanes, instruction and sources, the sources' types, the results' types)."""
     match ins.opcode, ins.modifiers:
+        case "mma", _:
+            return tensor.meaning(ins)
         case "bar", ("warp", "sync"):
             return barrier, (np.uint32,), ()
         case "shfl", ("sync", way, "b32"):
