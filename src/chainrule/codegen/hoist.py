@@ -6,6 +6,8 @@ elements share is worth its exact value, rounded once: 1 - 0.999^step has lost f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sympy as sp
 from sympy.logic.boolalg import Boolean
 
@@ -40,19 +42,25 @@ def hoisted(statement: Statement, w: Writer) -> tuple[sp.Basic, dict[sp.Symbol, 
         found[symbol] = Symbol(w.hoisted[key][0], "real")
         return symbol
 
+    return taken_out(statement.value, is_still, lambda e: name(e) if kind_of(e, scope) == "real" else e), found
+
+
+def taken_out(value: sp.Basic, is_still: Callable[[sp.Basic], bool], name: Callable[[sp.Expr], sp.Basic]) -> sp.Basic:
+    """`value` with a name for each part that stands still and costs something, as large a part as can be."""
+
     def visit(e: sp.Basic) -> sp.Basic:
         if not e.args or (isinstance(e, Boolean) and is_still(e)):
             return e
         if is_still(e):
-            return name(e) if _costs(e) and kind_of(e, scope) == "real" else e
+            return name(e) if _costs(e) else e
         if isinstance(e, sp.Add | sp.Mul):
             fixed = [a for a in e.args if is_still(a)]
-            if any(map(_costs, fixed)) and kind_of(together := e.func(*fixed), scope) == "real":
-                return e.func(name(together), *(visit(a) for a in e.args if a not in fixed))
+            if any(map(_costs, fixed)) and (named := name(together := e.func(*fixed))) != together:
+                return e.func(named, *(visit(a) for a in e.args if a not in fixed))
         args = [visit(a) for a in e.args]
         return e if all(a is b for a, b in zip(args, e.args, strict=True)) else e.func(*args)
 
-    return visit(statement.value), found
+    return visit(value)
 
 
 def _costs(e: sp.Basic) -> bool:

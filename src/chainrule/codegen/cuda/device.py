@@ -14,6 +14,9 @@ THREADS = 256
 MOST_THREADS = 512
 """Of a block that is a kernel alone: more would leave each fewer registers than a formula wants."""
 
+ACCESS = 16
+"""Bytes of the widest load or store of a thread."""
+
 SHARED_BYTES = 48 << 10
 """Shared memory of a block that needs no asking for more."""
 

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from chainrule import executable as ex
 from chainrule.codegen.cpu import bound
+from chainrule.codegen.cuda.factors import with_factors
 from chainrule.codegen.cuda.kernel import kernel_source
 from chainrule.codegen.cuda.objects import NAMES, Compiled, Job, compile_kernels, symbol_of
 from chainrule.codegen.equal import Form, form_of
@@ -72,6 +73,7 @@ def printed(
     program: Program, element: Element, precision: ex.Precision = "float32"
 ) -> tuple[Program, list[KernelSource]]:
     """The kernels' sources, those of equal kernels printed once; the program with the kernel that counts its steps."""
+    program = with_factors(program)
     names = Names({"kernel", "scratch", *NAMES})
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
     buffers = {b.name: b for b in program.buffers}

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.codegen.cuda.groups import group_of
 from chainrule.codegen.cuda.library import multiplied
 from chainrule.codegen.cuda.mapping import mapped
 from chainrule.codegen.cuda.objects import NAMES, Job, Pointer, Size
@@ -109,6 +110,6 @@ def grid_of(plan: Plan, w: CudaWriter) -> sp.Expr:
     if isinstance(spread, Tiled):
         return sp.Mul(*tiles_of(spread))
     assert isinstance(spread, Spread)
-    turns = sp.Mul(*(w.over_dims(sp.expand(r.stop - r.start)) for r in spread.ranges))
+    turns = sp.Mul(*(w.over_dims(sp.expand(r.stop - r.start)) for r in spread.ranges)) / group_of(spread, w)
     each = {Team.THREAD: plan.threads, Team.WARP: w.warps, Team.BLOCK: 1}[spread.members]
     return turns if each == 1 else quotient(turns + each - 1, sp.Integer(each))

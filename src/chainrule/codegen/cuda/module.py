@@ -84,9 +84,9 @@ def module_of(
     module.triple, module.data_layout, module.library = TRIPLE, LAYOUT, LIBRARY
     packer = within.get_arg_packer(kinds)
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), packer.argument_types), symbol)
-    passed = passed_on(tree)
-    for argument, parameter in zip(body.args, tree.args.args, strict=True):
-        if isinstance(argument.type, ir.PointerType) and parameter.arg not in passed:
+    apart = not passes_on(tree)
+    for argument in body.args:
+        if isinstance(argument.type, ir.PointerType) and apart:
             argument.add_attribute("noalias")
     with within.push_code_library(library):
         slots = ir.IRBuilder(body.append_basic_block("entry"))
@@ -107,22 +107,29 @@ def module_of(
     return with_own_metadata(str(main))
 
 
-def passed_on(tree: ast.FunctionDef) -> set[str]:
-    """The arrays through which threads may pass values to each other: what a kernel with barriers writes.
+def passes_on(tree: ast.FunctionDef) -> bool:
+    """Whether threads may pass values to each other through arrays: there are barriers, and what is written is read.
 
     LLVM takes an array that no other pointer reaches to be the thread's own, and would read it before a barrier.
+    libNVVM goes further: of a written array and one that is only read, chosen by a condition, it makes one load
+    through the cache of what is constant, if the latter is known to overlap with nothing.
     """
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    called = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
-    if not any(name.startswith(("sync", "block_")) for name in called):
-        return set()
-    stores = [
-        node.value for node in ast.walk(tree) if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store)
+    named = [(node.func.id, node) for node in calls if isinstance(node.func, ast.Name)]
+    if not any(name.startswith(("sync", "block_")) for name, _ in named):
+        return False
+    stored = [n.value for n in ast.walk(tree) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Store)]
+    stored += [node.args[0] for name, node in named if name in ("store2", "store4")]
+    loaded = [n.value for n in ast.walk(tree) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Load)]
+    loaded += [node.args[0] for name, node in named if name in ("load2", "load4")]
+    loaded += [
+        n.target.value for n in ast.walk(tree) if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Subscript)
     ]
-    stores += [
-        node.args[0] for node in calls if isinstance(node.func, ast.Name) and node.func.id in ("store2", "store4")
-    ]
-    return {place.id for place in stores if isinstance(place, ast.Name)}
+    return bool(_names_of(stored) & _names_of(loaded))
+
+
+def _names_of(places: Sequence[ast.expr]) -> set[str]:
+    return {place.id for place in places if isinstance(place, ast.Name)}
 
 
 def _annotate(module: ir.Module, body: ir.Function, threads: int) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
 from chainrule.codegen.cuda.device import WARP
+from chainrule.codegen.cuda.groups import group_of, narrowed, write_group
 from chainrule.codegen.cuda.mapping import identity
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Spread, Team, Tiled, Turns, touched
 from chainrule.codegen.cuda.writer import CudaWriter
@@ -124,8 +125,16 @@ def write_spread(spread: Spread, w: CudaWriter) -> None:
     for node in spread.body:  # turns differ in all places but those of the member's own arrays
         touches = shared_of(node, spread.members, w)
         since.add(*({n for n in names if w.arrays.get(n) is spread.members} for names in touches))
-    with members(spread, w):
-        write_nodes(spread.body, spread.members, w, since)
+    count = group_of(spread, w)
+    if count > 1:
+        with members(replace(spread, ranges=narrowed(spread, count)), w):
+            last = spread.ranges[-1]
+            w.line(f"{w.symbols[last.symbol].text} *= {count}")
+            w.ranges[last.symbol] = last
+            write_group([s for s in spread.body if isinstance(s, Statement)], last, count, w)
+    else:
+        with members(spread, w):
+            write_nodes(spread.body, spread.members, w, since)
     w.variables.update(before)
     for c, part in zip(spread.carried, parts, strict=True):
         join(c, part, spread, w)

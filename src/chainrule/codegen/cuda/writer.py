@@ -33,7 +33,7 @@ class CudaWriter(Writer):
 
     arrays: the team of each array of scratch. threads: of a block. shared: bytes of shared memory that are taken.
     own: by array of scratch its name, and where its team's part begins. region: bytes of memory for each block, for
-    what shared memory does not hold.
+    what shared memory does not hold. held: elements that are in variables.
     """
 
     arrays: Mapping[str, Team] = field(default_factory=dict)
@@ -42,22 +42,30 @@ class CudaWriter(Writer):
     own: dict[str, tuple[str, str]] = field(default_factory=dict)
     region: sp.Expr = sp.S.Zero
     top: list[str] = field(default_factory=list)
+    held: dict[tuple[str, tuple[sp.Expr, ...]], str] = field(default_factory=dict)
 
     @property
     def warps(self) -> int:
         return self.threads // WARP
 
     def place(self, access: Access, slots: Mapping[sp.Symbol, Symbol]) -> str:
-        """An element as source: ``h[64 * n + j]``."""
+        """An element as source: ``h[64 * n + j]``, or the variable that it was loaded into."""
         if self.is_variable(access.tensor):
             return self.variable(access.tensor)
+        if (held := self.held.get((access.tensor, access.indices))) is not None:
+            return held
+        name, at = self.element_at(access, slots)
+        return f"{name}[{at}]"
+
+    def element_at(self, access: Access, slots: Mapping[sp.Symbol, Symbol]) -> tuple[str, str]:
+        """An element's array, and its place there."""
         buffer = self.buffer(access.tensor)
         name, first = self.scratch(access.tensor) if buffer.space == "scratch" else (self.view(access.tensor), "")
         flat: sp.Expr = sp.S.Zero
         for index, extent in zip(access.indices, buffer.shape, strict=True):
             flat = flat * self.over_dims(extent) + index
         at = self.integer(flat, slots)
-        return f"{name}[{first} + {at}]" if first else f"{name}[{at}]"
+        return name, f"{first} + {at}" if first else at
 
     def scratch(self, name: str) -> tuple[str, str]:
         """The array that an array of scratch is, and where its team's part begins."""
