@@ -13,7 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from llvmlite import ir
@@ -25,7 +25,8 @@ I64 = ir.IntType(64)
 PLACES = ir.LiteralStructType([I64.as_pointer(), I64.as_pointer()])
 ZERO, ONE = ir.Constant(I64, 0), ir.Constant(I64, 1)
 
-plain, literal_of, tuple_of = types.unliteral, types.literal, types.Tuple  # type: ignore[attr-defined]
+plain, tuple_of = types.unliteral, types.Tuple  # type: ignore[attr-defined]
+literal_of = lru_cache(4096, typed=True)(types.literal)  # type: ignore[attr-defined]
 
 Operator = Callable[..., Any]
 

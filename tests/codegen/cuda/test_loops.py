@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("cuda.bindings", reason="needs chainrule[cuda]")
 
-from chainrule.codegen.cuda.loops import times
+from chainrule.codegen.cuda.loops import times, unrolling
 from chainrule.codegen.cuda.objects import Job, Pointer, Size, compile_kernel
 from chainrule.codegen.cuda.toolkit import figures
 from tests.codegen.cuda.running import run
@@ -50,3 +50,22 @@ def test_a_loop_over_the_grid_is_not_unrolled() -> None:
     found = figures(compile_kernel(job, "sm_90").cubin)
     assert (found.loads, found.stores) == ({32: 1}, {32: 1})
     assert found.instructions < 40
+
+
+def test_unrolling_stops_where_it_only_makes_code() -> None:
+    def wish(bounds: str, body: str) -> tuple[str, int]:
+        loop = ast.parse(f"for k in range({bounds}):\n{body}").body[0]
+        assert isinstance(loop, ast.For) and isinstance(loop.iter, ast.Call)
+        kind, number = unrolling(loop.iter.args, loop.body, 256, {"row"})
+        return kind.removeprefix("llvm.loop.unroll."), number
+
+    short, long = "    s = x[k]\n", "    s = x[k]\n" * 40
+    assert wish("8", short) == ("full", 0)
+    assert wish("thread(), 4096, 256", short) == ("full", 0)
+    assert wish("1024", short) == ("count", 16)
+    assert wish("16", long) == ("count", 4)
+    assert wish("16", long.replace("x", "row")) == ("full", 0)  # else they are no registers
+    assert wish("n", short) == ("", 0)  # as libNVVM likes
+    assert wish("4", "    for j in range(n):\n        s = x[j]\n") == ("disable", 0)
+    assert wish("4", "    for j in range(4):\n        s = x[j]\n") == ("full", 0)
+    assert wish("block(), n, blocks()", short) == ("disable", 0)

@@ -1,14 +1,15 @@
-"""How often a loop of a GPU's kernel runs, and whether it is unrolled.
+"""How often a loop of a GPU's kernel runs, and how far it is unrolled.
 
-Short loops are unrolled whole: what they index in registers stays there only where each place is known, and loads that
-do not wait for each other are on their way together.
+Unrolled, loads that do not wait for each other are on their way together, and an array of registers is one: memory
+cannot be told from registers where a place is not known. But a kernel of few threads reads its instructions from far
+away, so no more of them than that needs.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from llvmlite import ir
@@ -16,8 +17,8 @@ from llvmlite import ir
 from chainrule.codegen.cuda.intrinsics import WARP
 from chainrule.codegen.translate import literal
 
-LONGEST, LARGEST = 32, 2048
-"""Of a loop that is unrolled: how often it runs, and how many statements it becomes."""
+WHOLE, PART, REGISTERS = 96, 256, 4096
+"""Statements that a loop becomes at most: unrolled whole, in part, and whole where it has arrays of registers."""
 
 
 def span(e: ast.expr, threads: int) -> tuple[int, int] | None:
@@ -57,38 +58,67 @@ def times(bounds: Sequence[ast.expr], threads: int) -> int | None:
     return least if least == most else None
 
 
-def unrolling(bounds: Sequence[ast.expr], body: Sequence[ast.stmt], threads: int) -> str:
-    """What a loop asks of libNVVM; empty: its own choice.
+def unrolling(bounds: Sequence[ast.expr], body: Sequence[ast.stmt], threads: int, arrays: Set[str]) -> tuple[str, int]:
+    """What a loop asks of libNVVM, and with which number; empty: its own choice.
 
-    A step that is known at run time alone makes a loop over the whole grid: most threads take it once, and unrolling
-    it would begin with a division of 64 bits.
+    arrays: the names of those that are to be registers. A step that is known at run time alone makes a loop over the
+    whole grid: most threads take it once, and unrolling it would begin with a division of 64 bits.
     """
-    if len(bounds) == 3 and span(bounds[2], threads) is None:
-        return "llvm.loop.unroll.disable"
-    count = times(bounds, threads)
-    few = count is not None and count <= LONGEST and count * _statements(body, threads) <= LARGEST
-    return "llvm.loop.unroll.full" if few else ""
+    grid = len(bounds) == 3 and span(bounds[2], threads) is None
+    count, size = times(bounds, threads), _statements(body, threads, arrays)
+    if grid or size is None:
+        return "llvm.loop.unroll.disable", 0
+    if count is None:
+        return "", 0
+    if count * size <= (REGISTERS if _mentions(body, arrays) else WHOLE):
+        return "llvm.loop.unroll.full", 0
+    return "llvm.loop.unroll.count", next((k for k in (16, 8, 4, 2) if count % k == 0 and k * size <= PART), 1)
 
 
-def _statements(body: Sequence[ast.stmt], threads: int) -> int:
-    """How many statements the body becomes with its short loops unrolled."""
+def _statements(body: Sequence[ast.stmt], threads: int, arrays: Set[str]) -> int | None:
+    """How many statements the body becomes with its loops unrolled; None: one of them stays a loop."""
     total = 0
     for s in body:
         match s:
             case ast.For(_, ast.Call(_, bounds, []), inner, []):
-                count = times(bounds, threads)
-                total += _statements(inner, threads) * (count if count is not None and count <= LONGEST else 1)
+                wish, _ = unrolling(bounds, inner, threads, arrays)
+                size = _statements(inner, threads, arrays)
+                whole = wish == "llvm.loop.unroll.full" and size is not None
+                parts: list[int | None] = [(times(bounds, threads) or 0) * (size or 0) if whole else None]
             case ast.If(_, then, other):
-                total += _statements(then, threads) + _statements(other, threads)
+                parts = [_statements(then, threads, arrays), _statements(other, threads, arrays)]
             case _:
-                total += 1
+                parts = [1]
+        for part in parts:
+            if part is None:
+                return None
+            total += part
     return total
 
 
-def own_metadata(module: ir.Module, wish: str) -> Any:
+def _mentions(body: Sequence[ast.stmt], names: Set[str]) -> bool:
+    return any(isinstance(node, ast.Name) and node.id in names for s in body for node in ast.walk(s))
+
+
+def register_arrays(body: Sequence[ast.stmt]) -> frozenset[str]:
+    """The names of a kernel's arrays of registers."""
+    found = frozenset[str]()
+    for s in body:
+        match s:
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Name(maker))) if maker.startswith("local_"):
+                found |= {name}
+            case ast.For(_, _, inner, other) | ast.If(_, inner, other):
+                found |= register_arrays(inner) | register_arrays(other)
+            case _:
+                pass
+    return found
+
+
+def own_metadata(module: ir.Module, wish: str, number: int) -> Any:
     """A loop's metadata, which has to begin with itself: `with_own_metadata` sees to that, for no builder can."""
     name = ir.MetaDataString(module, f"loop {len(module.metadata)}")
-    return module.add_metadata([name, module.add_metadata([ir.MetaDataString(module, wish)])])
+    told = [ir.MetaDataString(module, wish), *([ir.IntType(32)(number)] if number else [])]
+    return module.add_metadata([name, module.add_metadata(told)])
 
 
 def with_own_metadata(text: str) -> str:

@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba.core import types
 
 from chainrule.codegen.cuda.functions import LIBRARY
-from chainrule.codegen.cuda.loops import own_metadata, times, unrolling, with_own_metadata
+from chainrule.codegen.cuda.loops import own_metadata, register_arrays, times, unrolling, with_own_metadata
 from chainrule.codegen.cuda.toolkit import ir_version
 from chainrule.codegen.native import fresh_context
 from chainrule.codegen.translate import ONE, ZERO, Translation, Value
@@ -31,9 +31,10 @@ LAYOUT = (
 
 @dataclass
 class Kernel(Translation):
-    """A kernel under construction, of blocks of `threads` threads."""
+    """A kernel under construction, of blocks of `threads` threads; `arrays` are to be registers."""
 
     threads: int = 0
+    arrays: frozenset[str] = frozenset()
 
     def loop(self, name: str, bounds: Sequence[ast.expr], body: Sequence[ast.stmt]) -> None:
         """``for name in range(...)``; a step may be any positive number.
@@ -58,8 +59,9 @@ class Kernel(Translation):
             b.store(b.add(now, step if known is None else ONE, flags=("nsw",)), place)
             again = b.branch(head)
         b.position_at_end(end)
-        if wish := unrolling(bounds, body, self.threads):
-            again.set_metadata("llvm.loop", own_metadata(b.module, wish))
+        wish, number = unrolling(bounds, body, self.threads, self.arrays)
+        if wish:
+            again.set_metadata("llvm.loop", own_metadata(b.module, wish, number))
 
 
 @cache
@@ -93,7 +95,9 @@ def module_of(
         values = packer.from_arguments(slots, body.args)
         given = {a.arg: Value(kind, value) for a, kind, value in zip(tree.args.args, kinds, values, strict=True)}
         first = body.append_basic_block()
-        kernel = Kernel(within, space, ir.IRBuilder(first), slots, given, threads=threads)
+        kernel = Kernel(
+            within, space, ir.IRBuilder(first), slots, given, threads=threads, arrays=register_arrays(tree.body)
+        )
         kernel.statements(tree.body)
         kernel.builder.ret_void()
         slots.position_at_end(body.entry_basic_block)
