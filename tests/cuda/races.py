@@ -55,6 +55,25 @@ def settled(before: np.ndarray, now: np.ndarray) -> np.ndarray:
     return (apart == 0) | among | (((apart >> LAUNCH) == 0) & (level == MANY_CTAS))
 
 
+Race = tuple[int, int]
+"""The first position among the lanes that races, and the stamp of what it races with."""
+
+
+def found(bad: Any, others: Any) -> Race | None:
+    """The first lane for which `bad` holds; others: the stamps that each meets."""
+    at = int(np.argmax(bad))
+    return (at, int(np.broadcast_to(others, np.shape(bad))[at])) if np.any(bad) else None
+
+
+def accessor(stamp: int) -> str:
+    """Who made the access that left `stamp`."""
+    cta, level = field(stamp, CTA, LAUNCH), field(stamp, LEVEL, WARP)
+    one = f"thread {field(stamp, THREAD, LEVEL)} of CTA {cta}"
+    return {MANY_OF_WARP: f"lanes of a warp of CTA {cta}", MANY_OF_CTA: f"threads of CTA {cta}"}.get(
+        level, "threads of several CTAs" if level == MANY_CTAS else one
+    )
+
+
 class Shadow:
     """The last accesses to each place of a memory of `count` places."""
 
@@ -77,20 +96,19 @@ class Shadow:
         bad = self.constant[place] >= first
         return np.flatnonzero(bad) if bad.any() else None
 
-    def read(self, place: np.ndarray, now: np.ndarray, first: int) -> np.ndarray | None:
-        """Lanes with stamps `now` read; the positions of those that race, None if there are none."""
+    def read(self, place: np.ndarray, now: np.ndarray, first: int) -> Race | None:
+        """Lanes with stamps `now` read."""
         wrote = self.writer[place]
-        bad = None
+        race = None
         if wrote.max() >= first:
-            racing = unordered(wrote & ~(3 << LEVEL), now)
-            bad = np.flatnonzero(racing) if racing.any() else None
+            race = found(unordered(plain := wrote & ~(3 << LEVEL), now), plain)
         before = self.reader[place]
         if before.max() < first:
             self.reader[place] = now
         else:
             known = settled(before, now)
             if known.all():
-                return bad
+                return race
             if known.any():
                 place, before, now = place[~known], before[~known], now[~known]
             self.reader[place] = joined(before, now)
@@ -98,12 +116,12 @@ class Shadow:
         others = np.flatnonzero((stays ^ now) & WHO)
         if len(others):
             self.share(place[others], stays[others], now[others])
-        return bad
+        return race
 
-    def read_by_all(self, place: int, now: np.ndarray, first: int) -> bool:
-        """Lanes with stamps `now` all read one place; whether any of them races."""
-        wrote, before = self.writer[place], self.reader[place]
-        racing = wrote >= first and bool(np.any(unordered(wrote & ~(3 << LEVEL), now)))
+    def read_by_all(self, place: int, now: np.ndarray, first: int) -> Race | None:
+        """Lanes with stamps `now` all read one place."""
+        wrote, before = self.writer[place] & ~(3 << LEVEL), self.reader[place]
+        race = found(unordered(wrote, now), wrote) if wrote >= first else None
         last = now[-1]
         others = now[0] != last
         level = np.where(same_warp(now[0], last), MANY_OF_WARP, MANY_OF_CTA) if others else ONE
@@ -111,7 +129,7 @@ class Shadow:
         if before >= first:
             level = max(level, field(joined(before, last), LEVEL, WARP))
         self.reader[place] = last | (level << LEVEL)
-        return racing
+        return race
 
     def share(self, place: np.ndarray, stays: np.ndarray, now: np.ndarray) -> None:
         """Several lanes read one place at once: say so, the widest circle last."""
@@ -122,20 +140,20 @@ class Shadow:
             chosen = level == k
             self.reader[place[chosen]] = (stays[chosen] & ~(3 << LEVEL)) | (k << LEVEL)
 
-    def write(self, place: np.ndarray, now: np.ndarray, value: Any, first: int) -> np.ndarray | None:
-        """Lanes with stamps `now` write `value`; the positions of those that race, None if there are none."""
+    def write(self, place: np.ndarray, now: np.ndarray, value: Any, first: int) -> Race | None:
+        """Lanes with stamps `now` write `value`."""
         wrote, was_read = self.writer[place], self.reader[place]
-        bad = np.zeros(len(place), bool)
+        race = None
         if wrote.max() >= first:
-            bad |= unordered(wrote & ~(3 << LEVEL), now)
-        if was_read.max() >= first:
-            bad |= unordered(was_read, now)
+            race = found(unordered(plain := wrote & ~(3 << LEVEL), now), plain)
+        if race is None and was_read.max() >= first:
+            race = found(unordered(was_read, now), was_read)
         self.writer[place] = now
         stays = self.writer[place]
         lost = stays != now
-        if lost.any():
-            bad |= lost & self.differs(place, stays, now, value)
-        return np.flatnonzero(bad) if bad.any() else None
+        if race is None and lost.any():
+            race = found(lost & self.differs(place, stays, now, value), stays)
+        return race
 
     def differs(self, place: np.ndarray, stays: np.ndarray, now: np.ndarray, value: Any) -> np.ndarray:
         """Among lanes that write one place together: not of the winner's warp, or not the winner's value."""
@@ -149,13 +167,13 @@ class Shadow:
         unequal[order] = bits != bits[first[order]]
         return alone | unequal
 
-    def atomic(self, place: np.ndarray, now: np.ndarray, first: int) -> np.ndarray | None:
+    def atomic(self, place: np.ndarray, now: np.ndarray, first: int) -> Race | None:
         """Atomic updates race with plain accesses only."""
         wrote, was_read = self.writer[place], self.reader[place]
         plain = field(wrote, LEVEL, WARP) != ATOMIC
-        bad = (unordered(wrote & ~(3 << LEVEL), now) & plain) | unordered(was_read, now)
+        wrote &= ~(3 << LEVEL)
         self.writer[place] = now | (ATOMIC << LEVEL)
-        return np.flatnonzero(bad) if bad.any() else None
+        return found(unordered(wrote, now) & plain, wrote) or found(unordered(was_read, now), was_read)
 
     def forget(self) -> None:
         self.latest = 0

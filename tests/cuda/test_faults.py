@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from tests.cuda.device import Interpreter
 from tests.cuda.ptx import PTXError
 from tests.cuda.running import compiled, handwritten, launch, numba_cuda
+from tests.cuda.test_ptx import column_sums
 
 cuda = numba_cuda()
 X = np.zeros(64, np.float32)
@@ -115,6 +118,21 @@ def test_a_missing_barrier_is_a_race():
     with pytest.raises(PTXError, match=r"a race: it reads shared memory at .*\n  at ld\.shared"):
         launch(compiled(neighbour, "float32*"), 1, 64, X)
     launch(compiled(neighbour, "float32*"), 1, 64, X, races=False)
+
+
+def test_the_message_names_both_threads():
+    with pytest.raises(PTXError, match=r"which thread 63 of CTA 0 uses too(.|\n)*in thread 0 of CTA 0"):
+        launch(compiled(neighbour, "float32*"), 1, 64, X)
+
+
+def test_without_any_one_of_its_barriers_a_reduction_races():
+    ptx = compiled(column_sums, "float32*", "float32*", "int64")
+    barriers = [found.span() for found in re.finditer(r"bar\.sync\s+0;", ptx)]
+    arguments = (np.ones(300, np.float32), np.zeros(1, np.float32), 300)
+    assert launch(ptx, 1, 256, *arguments)[1] == 300
+    for start, end in barriers:
+        with pytest.raises(PTXError, match="a race"):
+            launch(ptx[:start] + ptx[end:], 1, 256, *arguments)
 
 
 STORE = "st.global.f32 [%d3], %f1;"

@@ -12,11 +12,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tests.cuda.ptx import Instruction
-from tests.cuda.races import BARRIER, CTA, LAUNCH, WARP, Shadow
+from tests.cuda.races import BARRIER, CTA, LAUNCH, WARP, Shadow, accessor
 
 PENDING = 1000  # reads put aside at most: their index arrays take memory
 CONSTANT = "it {} {} memory at {:#x}, which this launch writes and also reads as constant (ld.global.nc)"
-RACE = "a race: it {} {} memory at {:#x}, which another thread uses, unordered"
+RACE = "a race: it {} {} memory at {:#x}, which {other} uses too, in no order"
 
 
 class Watch:
@@ -50,10 +50,12 @@ class Watch:
             return [(narrow, (at + k) * item) for k in range(count)]
         return [(words, (at + k) * (item // 4)) for k in range(count)]
 
-    def refuse(self, text: str, ins: Instruction, verb: str, space: str, place: int, item: int, who: int) -> NoReturn:
+    def refuse(
+        self, text: str, ins: Instruction, verb: str, space: str, place: int, item: int, who: int, other: int = 0
+    ) -> NoReturn:
         where = place * (1 if item < 4 else 4)
         where = where % self.stride if space == "shared" else where + self.base
-        self.fail(ins, who, text.format(verb, space, where))
+        self.fail(ins, who, text.format(verb, space, where, other=accessor(other)))
 
     def read(self, ins: Instruction, space: str, at: np.ndarray, item: int, count: int, who: np.ndarray) -> None:
         if "nc" in ins.modifiers:
@@ -77,9 +79,10 @@ class Watch:
     def enter(self, ins: Instruction, space: str, at: np.ndarray, item: int, count: int, who: np.ndarray) -> None:
         now = self.stamps[who]
         for shadow, place in self.places(space, at, item, count):
-            bad = shadow.read(place, now, self.oldest)
-            if bad is not None:
-                self.refuse(RACE, ins, "reads", space, int(place[bad[0]]), item, who[bad[0]])
+            race = shadow.read(place, now, self.oldest)
+            if race is not None:
+                at_fault, other = race
+                self.refuse(RACE, ins, "reads", space, int(place[at_fault]), item, who[at_fault], other)
 
     def read_by_all(self, ins: Instruction, at: int, item: int, count: int, who: np.ndarray) -> None:
         """All of `who` read one place in global memory."""
@@ -87,8 +90,8 @@ class Watch:
             if "nc" in ins.modifiers:
                 if shadow.keep(place, self.oldest) is not None:
                     self.refuse(CONSTANT, ins, "reads", "global", place, item, who[0])
-            elif shadow.read_by_all(place, self.stamps[who], self.oldest):
-                self.refuse(RACE, ins, "reads", "global", place, item, who[0])
+            elif race := shadow.read_by_all(place, self.stamps[who], self.oldest):
+                self.refuse(RACE, ins, "reads", "global", place, item, who[race[0]], race[1])
 
     def write(
         self, ins: Instruction, space: str, at: np.ndarray, item: int, values: list[Any], who: np.ndarray
@@ -99,9 +102,10 @@ class Watch:
             bad = shadow.kept(place, self.oldest)
             if bad is not None:
                 self.refuse(CONSTANT, ins, "writes", space, int(place[bad[0]]), item, who[bad[0]])
-            bad = shadow.write(place, now, value, self.oldest)
-            if bad is not None:
-                self.refuse(RACE, ins, "writes", space, int(place[bad[0]]), item, who[bad[0]])
+            race = shadow.write(place, now, value, self.oldest)
+            if race is not None:
+                at_fault, other = race
+                self.refuse(RACE, ins, "writes", space, int(place[at_fault]), item, who[at_fault], other)
 
     def update(self, ins: Instruction, space: str, at: np.ndarray, item: int, who: np.ndarray) -> None:
         """Atomically."""
@@ -110,9 +114,10 @@ class Watch:
         bad = shadow.kept(place, self.oldest)
         if bad is not None:
             self.refuse(CONSTANT, ins, "updates", space, int(place[bad[0]]), item, who[bad[0]])
-        bad = shadow.atomic(place, self.stamps[who], self.oldest)
-        if bad is not None:
-            self.refuse(RACE, ins, "updates", space, int(place[bad[0]]), item, who[bad[0]])
+        race = shadow.atomic(place, self.stamps[who], self.oldest)
+        if race is not None:
+            at_fault, other = race
+            self.refuse(RACE, ins, "updates", space, int(place[at_fault]), item, who[at_fault], other)
 
     def about_to_write(self, space: str) -> None:
         if space == "shared":
