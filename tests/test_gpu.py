@@ -12,6 +12,9 @@ import chainrule as cr
 from chainrule import build
 from chainrule.api.place import place
 from chainrule.cli import models, training
+from chainrule.codegen import cuda
+from chainrule.codegen.target import host
+from chainrule.compiler import derive, program
 from chainrule.executable import decode, faults
 from chainrule.options import Options
 from chainrule.runtime.cache import digest
@@ -81,6 +84,19 @@ def test_what_compile_saves_is_the_program_with_its_kernels_in_three_forms(tmp_p
     assert {path.stem for path in kinds[".py"]} == {path.stem for path in kinds[".ptx"]}
     for path in kinds[".ptx"]:
         assert ".target sm_90" in path.read_text()
+
+
+def test_a_gpus_program_does_not_depend_on_the_cpu(monkeypatch):
+    options = Options("train", optimizer="adam", target="cuda:sm_90")
+    source = read_source(MLP, {"hidden": 300})
+    compiled = derive(source, options)
+
+    def written():
+        return [kernel.text for kernel in cuda.printed(program(compiled, options), "float32")[1]]
+
+    first = written()
+    monkeypatch.setattr("chainrule.codegen.cuda.kernel.host", lambda: host("neon"))
+    assert written() == first
 
 
 def test_a_program_that_was_compiled_elsewhere_runs_without_a_compiler(device, monkeypatch):

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,22 +70,19 @@ def converse(process: subprocess.Popen[str], errors: Path, line: str) -> Any:
 
 def open_worker(peer: str, row: rows.Row, threads: int, data: Path, cache: Path) -> Worker:
     """Start `peer` on `row` and wait for its first steps."""
-    errors = cache / f"{peer}.txt"
-    command = [
-        peers.interpreter(peers.named(peer)) or sys.executable,
-        "-m",
-        "tests.benchmarks.worker",
-        peer,
-        row.name,
-        str(threads),
-        str(data),
-    ]
+    python = peers.interpreter(peers.named(peer)) or sys.executable
+    command = [python, "-m", "tests.benchmarks.worker", peer, row.name, str(threads), str(data)]
+    return opened(command, cache / f"{peer}.txt", peers.environment(threads, cache))
+
+
+def opened(command: Sequence[str], errors: Path, environment: Mapping[str, str]) -> Worker:
+    """A worker's process, when its first steps are done."""
     began = time.monotonic()
     with errors.open("w") as log:
         process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=os.environ | peers.environment(threads, cache),
+            env=os.environ | environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -24,12 +24,12 @@ FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def tensors(
-    row: Row, data: dict[str, Any], dtype: torch.dtype = torch.float32
+    row: Row, data: dict[str, Any], dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> tuple[dict[str, torch.Tensor], Calls]:
     """Parameters by name, and the batches."""
 
     def convert(value: Any) -> torch.Tensor:
-        made = torch.from_numpy(value.copy())
+        made = torch.from_numpy(value.copy()).to(device)
         return made.to(dtype) if made.is_floating_point() else made
 
     return {name: convert(value) for name, value in params_of(data).items()}, calls_of(row, data, convert)
@@ -40,10 +40,12 @@ def loss_of(row: Row) -> Callable[..., torch.Tensor]:
     return partial(getattr(networks, row.loss), ops_torch)
 
 
-def start(row: Row, data: dict[str, Any], threads: int, dtype: torch.dtype = torch.float32) -> tuple[Step, Calls]:
+def start(
+    row: Row, data: dict[str, Any], threads: int, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> tuple[Step, Calls]:
     """One step, eagerly."""
     torch.set_num_threads(threads)
-    params, calls = tensors(row, data, dtype)
+    params, calls = tensors(row, data, dtype, device)
     if row.forward:
         function = FUNCTIONS[row.loss]
         return torch.no_grad()(lambda x: function(x)[0].item()), calls

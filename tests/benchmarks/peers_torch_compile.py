@@ -13,17 +13,21 @@ from tests.benchmarks.rows import Row
 Tensors = dict[str, torch.Tensor]
 
 
-def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
-    """One step, as one compiled graph."""
+def start(
+    row: Row, data: dict[str, Any], threads: int, device: str = "cpu", mode: str | None = None
+) -> tuple[Step, Calls]:
+    """One step, as one compiled graph. mode: of torch.compile; what it may record as a CUDA graph stays where it is."""
     torch.set_num_threads(threads)
-    params, calls = tensors(row, data)
+    params, calls = tensors(row, data, device=device)
     if row.forward:
         function = torch.compile(FUNCTIONS[row.loss], fullgraph=True)
         return torch.no_grad()(lambda x: function(x)[0].item()), calls
     loss_at = loss_of(row)
     gradient = torch.func.grad_and_value(lambda params, batch: loss_at(params, **batch))
     moments = [{name: torch.zeros_like(p) for name, p in params.items()} for _ in range(2)]
-    count = torch.zeros(())
+    count = torch.zeros((), device=device)
+    for tensor in (*params.values(), *(m for moment in moments for m in moment.values()), count):
+        torch._dynamo.mark_static_address(tensor)
 
     def descend(params: Tensors, grads: Tensors) -> None:
         for name, param in params.items():
@@ -42,7 +46,7 @@ def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
         (adam if row.optimizer == "adam" else descend)(params, grads)
         return loss
 
-    compiled = torch.compile(update, fullgraph=True)
+    compiled = torch.compile(update, fullgraph=True, mode=mode)
 
     def step(**batch: torch.Tensor) -> float:
         with torch.no_grad():

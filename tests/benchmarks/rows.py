@@ -6,6 +6,7 @@ output, of which the first element is read back.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,7 +19,7 @@ RATE = 0.01
 COMPARED = 20
 """So many first steps must have the reference's losses: then the work is the same."""
 
-HERE = Path(__file__).parent
+HERE = Path(os.path.relpath(Path(__file__).parent))  # programs compiled elsewhere are found by their files' names
 ROWS_FILE = HERE / "rows.graph"
 GRAPHS = HERE.parents[1] / "graphs"
 ALL = ("torch", "torch.compile", "jax", "pytensor", "chainrule")

@@ -22,16 +22,20 @@ from tests.benchmarks import peers, rows
 
 def main(peer: str, name: str, threads: str, path: str) -> None:
     """Serve until standard input ends."""
+    serve(f"tests.benchmarks.{peers.named(peer).module}", rows.named(name), int(threads), path)
+
+
+def serve(module_name: str, row: rows.Row, threads: int, path: str) -> None:
+    """The peer of that module, on this row."""
     said = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
     if hasattr(os, "sched_setaffinity"):  # equal threads are equal cores: a helper thread must not get one more
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-int(threads) :])
-    row = rows.named(name)
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
     with np.load(path) as archive:
         data = dict(archive)
-    module = importlib.import_module(f"tests.benchmarks.{peers.named(peer).module}")
+    module = importlib.import_module(module_name)
     imported, memory = time.monotonic(), resident()
-    step, calls = module.start(row, data, int(threads))
+    step, calls = module.start(row, data, threads)
     losses = [step(*calls[0][0], **calls[0][1])]
     first = time.monotonic()
     if row.inner > 1:
