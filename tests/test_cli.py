@@ -20,9 +20,6 @@ from chainrule.api.place import CPU
 from chainrule.cli import app, asked, models, output, training
 from chainrule.errors import ChainruleError
 from chainrule.runtime.cache import Usage
-from chainrule.runtime.cuda import present
-from chainrule.runtime.cuda.device import DeviceError
-from chainrule.source import Source
 
 CLASSES = 3
 
@@ -113,40 +110,6 @@ def command(monkeypatch, capsys):
 
 def last_json(text):
     return json.loads(text.splitlines()[-1])
-
-
-def test_train_runs_where_it_is_told_to(place, command, monkeypatch):
-    monkeypatch.setattr(present, "device", lambda: None)
-    assert command("train", "net.graph", "--target", "cuda", "--precision", "bf16", "--out", "run")[0] == 0
-    assert Model.places == [("cuda", "bf16")]
-    code, out, _ = command("train", "--resume", "run", "--epochs", "4", "--json")
-    assert code == 0 and last_json(out)["epochs"] == 4 and Model.places[1:] == [("cuda", "bf16")]
-    assert command("eval", "run", "--target", "cpu")[0] == 0
-    assert Model.places[2:] == [("cpu", "float32")]
-    Path("net.toml").write_text(Path("net.toml").read_text() + 'target = "cuda"\nprecision = "tf32"\n')
-    assert command("train", "net.toml")[0] == 0
-    assert command("train", "net.toml", "--precision", "float32")[0] == 0
-    assert Model.places[3:] == [("cuda", "tf32"), ("cuda", "float32")]
-
-
-def test_without_a_gpu_training_on_one_ends_before_it_begins(place, command, monkeypatch):
-    def nothing():
-        raise DeviceError("there is no GPU here\n  Way out: --target cpu")
-
-    monkeypatch.setattr(present, "_opened", nothing)
-    code, _, err = command("train", "net.graph", "--target", "cuda", "--out", "run")
-    assert code == 2 and "there is no GPU here" in err and not Path("run").exists() and not Model.compiled
-
-
-def test_compile_says_what_targets_do_not_go_together(place, command):
-    for words, said in [
-        (["--arch", "sm_90"], "is a GPU's, and the target is the CPU"),
-        (["--precision", "tf32"], "is a GPU's, and the target is the CPU"),
-        (["--target", "cuda", "--precision", "bf16", "--dtype", "float64"], "rounds what float64 keeps"),
-        (["--target", "cuda", "--arch", "sm_90", "--cpu", "neon", "--out", "there"], "--cpu is for the CPU's kernels"),
-    ]:
-        code, _, err = command("compile", "net.graph", *words)
-        assert code == 2 and said in err
 
 
 def test_train_reports_in_one_json_line(place, command):
@@ -530,12 +493,3 @@ def test_sizes_read_well():
     assert [models.size(n) for n in (0, 999, 1000, 25_300_000, 3 * 10**9)] == [
         "0 bytes", "999 bytes", "1.0 kB", "25.3 MB", "3.0 GB",
     ]  # fmt: skip
-
-
-def test_a_runs_source_is_found_by_its_name(monkeypatch):
-    made = []
-    monkeypatch.setattr(training, "Model", lambda source: made.append(source) or Model(source))
-    record = training.Record("text", "nets.graph:small", {"hidden": 3}, training.Recipe(), 0)
-    last = training.Checkpoint(record, {"W": Step().params["W"]}, {})
-    training.restored(last, None)
-    assert made == [Source("text", "nets.graph", "small", (("hidden", 3),), Path())]
