@@ -296,6 +296,8 @@ def bench(
     memory: Memory = None,
     threads: Threads = None,
     dtype: Dtype = "float32",
+    target: On = None,
+    precision: Rounded = None,
     top: Annotated[int, typer.Option(min=1, help="Show so many of the kernels that take longest.")] = 20,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw the program there, each kernel with its figures.")
@@ -304,8 +306,9 @@ def bench(
 ) -> None:
     """Time a training step and each of its kernels, on drawn inputs.
 
-    Of each kernel: the time on one core, its share, GFLOP/s, GB/s of the arrays that it reads and writes, and how near
-    it comes to the machine's ceiling, which is measured in the same run: its products or its memory, what binds first.
+    Of each kernel: the time on one core (or the GPU), its share, GFLOP/s, GB/s of the arrays that it reads and writes,
+    and how near it comes to the machine's ceiling, which is measured in the same run: its products or its memory, what
+    binds first.
 
     \b
     Examples:
@@ -313,8 +316,11 @@ def bench(
       chainrule bench graphs/lenet.graph --top 5
       chainrule bench graphs/gpt.graph --size batch=16 --size time=128 --json
       chainrule bench graphs/mlp.graph --out pictures           # program.svg with the figures
+      chainrule bench graphs/gpt.graph --target cuda --precision tf32
     """
-    how = measured.Asked(model, set or [], size or [], optimizer, dtype, threads, every(checkpoints), memory)
+    how = measured.Asked(
+        model, set or [], size or [], optimizer, dtype, threads, every(checkpoints), memory, target, precision
+    )
     measured.bench_model(how, top, out, json)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import lazy_loader
 import numpy as np
 
 from chainrule import build
@@ -15,11 +16,17 @@ from chainrule.cli import output
 from chainrule.cli.asked import arguments, source
 from chainrule.cli.models import write
 from chainrule.errors import ChainruleError, nearest
-from chainrule.executable import Executable, derived_sizes, evaluate
+from chainrule.executable import Executable, Precision, derived_sizes, evaluate
 from chainrule.runtime.ceilings import ceilings
+from chainrule.runtime.cuda.present import Absent
 from chainrule.runtime.profile import Profile, Timed, profile
 from chainrule.runtime.step import Runner
 from chainrule.source import Source
+
+if TYPE_CHECKING:
+    from chainrule.runtime.cuda import profile as gpu
+else:
+    gpu = lazy_loader.load("chainrule.runtime.cuda.profile", suppress_warning=True)
 
 USUAL = 64
 """The size of a dim that nobody names."""
@@ -37,15 +44,15 @@ class Asked:
     threads: int | None
     checkpoints: int | Literal["sqrt"] | None = None
     memory: str | None = None
+    target: Literal["cpu", "cuda"] | None = None
+    precision: Precision | None = None
 
 
 def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
     """Measure, and show a table or JSON; draw the program with its figures in `out`."""
     read = source(asked.model, asked.settings)
     step, sizes = step_of(asked, read)
-    assert isinstance(step.runner, Runner)  # its tape is what is timed, launch by launch
-    found = profile(step.runner, drawn(step.runner.executable, sizes))
-    ceiling = ceilings(1)
+    found, ceiling, device = measured(step, drawn(step.runner.executable, sizes))
     rows = [figures(launch, found, ceiling) for launch in found.launches]
     saved = []
     if out is not None:
@@ -53,8 +60,9 @@ def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
         picture = build.picture(read, step.options, "program", notes=notes)
         saved.append(str(write(out, "program.svg", picture)))
     whole = {
-        "model": asked.model, "sizes": dict(sizes), "threads": found.threads, "step_us": found.median / 1e3,
-        "step_best_us": found.best / 1e3, "flops": sum(launch.flops for launch in found.launches),
+        "model": asked.model, "device": device, "sizes": dict(sizes), "threads": found.threads,
+        "step_us": found.median / 1e3, "step_best_us": found.best / 1e3,
+        "flops": sum(launch.flops for launch in found.launches),
         "arena_bytes": found.arena, "kept_bytes": found.kept, "scratch_bytes": found.scratch, "ceilings": ceiling,
     }  # fmt: skip
     if json:
@@ -64,10 +72,21 @@ def bench_model(asked: Asked, top: int, out: Path | None, json: bool) -> None:
         print("\n".join(f"saved {path}" for path in saved), end="\n" if saved else "")
 
 
+def measured(step: Step, inputs: Mapping[str, Any]) -> tuple[Profile, dict[str, float], str]:
+    """The step's time, launch by launch, and the ceilings and the name of what each launch runs on."""
+    runner = step.runner
+    if isinstance(runner, Runner):
+        return profile(runner, inputs), ceilings(1), "one core"
+    if isinstance(runner, Absent):
+        runner.run(inputs)  # says what there is not
+    return gpu.profile(runner, inputs), gpu.ceilings(runner.device), runner.device.name
+
+
 def step_of(asked: Asked, read: Source) -> tuple[Step, dict[str, int]]:
     """The training step that is asked for, and the size of every dim; a budget of memory is one for these sizes."""
     model, optimizer = Model(read), asked.optimizer or "sgd"
     common: dict[str, Any] = {"dtype": asked.dtype, "threads": asked.threads, "checkpoints": asked.checkpoints}
+    common |= {"target": asked.target, "precision": asked.precision}
     step = model.compile(optimizer, **common)
     executable = step.runner.executable
     sizes = sizes_of(executable, asked.sizes)
@@ -114,7 +133,7 @@ def drawn(executable: Executable, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def figures(launch: Timed, whole: Profile, ceiling: Mapping[str, float]) -> dict[str, Any]:
-    """A kernel's row. Time is of one core; the ceiling is the product rate or the memory's, whichever binds."""
+    """A kernel's row. Time is of one core or the GPU; the ceiling is the product rate or the memory's, what binds."""
     ns = max(launch.median, 1.0)
     least = max(launch.flops / ceiling["gflops"], launch.bytes / ceiling["gb_per_s"])
     return {
@@ -142,7 +161,7 @@ def show(model: str, whole: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     names = {"us": "µs", "percent_of_step": "% of step", "gflops": "GFLOP/s", "gb_per_s": "GB/s"}
     names |= {"percent_of_ceiling": "% of ceiling"}
     cells = [[rows[k]["kernel"], *(f"{rows[k][key]:.4g}" for key in names), rows[k]["blocks"]] for k in sorted(longest)]
-    output.grid(f"{model}: each kernel alone on one core", ["kernel", *names.values(), "blocks"], cells)
+    output.grid(f"{model}: each kernel alone on {whole['device']}", ["kernel", *names.values(), "blocks"], cells)
     if len(rows) > top:
         rest = sum(row["us"] for k, row in enumerate(rows) if k not in longest)
         print(f"… and {len(rows) - top} more kernels: {rest:.4g} µs (--top shows more)")
@@ -150,4 +169,4 @@ def show(model: str, whole: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     ceiling = whole["ceilings"]
     rate, arena = whole["flops"] / 1e3 / whole["step_us"], f"{whole['arena_bytes'] / 1e6:.3g} MB"
     print(f"a step: {whole['step_us']:.4g} µs, {rate:.3g} GFLOP/s; threads {whole['threads']}, {sizes}; arena {arena}")
-    print(f"one core: {ceiling['gflops']:.3g} GFLOP/s of products, {ceiling['gb_per_s']:.3g} GB/s of copies")
+    print(f"{whole['device']}: {ceiling['gflops']:.3g} GFLOP/s of products, {ceiling['gb_per_s']:.3g} GB/s of copies")

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.executable import Executable, Input, evaluate
+from chainrule.executable import Executable, Input, Launch, evaluate
 from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, bind, plan
 from chainrule.runtime.calls import (
     array_of,
@@ -99,7 +100,7 @@ class Runner:
         self._names = tuple(item.name for item in executable.inputs)
         self._checked = checked(executable)
         self._dtypes = [ELEMENTS[buffer.element] for buffer in executable.buffers]
-        self._last: tuple[Binding, Recording] | None = None  # what the last step, a graph, was
+        self._last: tuple[Binding, Recording] | None = None  # what the last single step was
         self._busy = False  # whether steps were enqueued that nobody has waited for
 
     def run(
@@ -134,6 +135,8 @@ class Runner:
                 return None
             self._settle()
             binding, recording = self._last
+            if recording.host is None or recording.replay is None:
+                return None
             given: dict[int, Given] = {}
             for item in self.executable.inputs:
                 array, k = inputs.get(item.name), item.buffer
@@ -151,6 +154,20 @@ class Runner:
         """Bind sizes for inputs of these shapes ahead of the first call."""
         with self.store.lock:
             self._bind([tuple(shapes[name]) for name in self._names])
+
+    @property
+    def plan(self) -> Plan:
+        """Of the last single step."""
+        assert self._last is not None
+        return self._last[0].plan
+
+    def launches(self) -> Iterator[tuple[Launch, Callable[[], None]]]:
+        """The launches of the last single step, each with what enqueues it alone."""
+        assert self._last is not None
+        binding, recording = self._last
+        places = self._places(binding, recording, 0)
+        for launch in self.executable.launches:
+            yield launch, partial(self._launch, launch, binding, places)
 
     def nearer(self, arrays: Mapping[str, Array]) -> dict[str, Given]:
         """Samples of inputs, with one more axis in front, where a step reads them fastest: on the GPU, as far as there
@@ -188,7 +205,7 @@ class Runner:
             targets = self._room(binding, (), True) | targets
         self._feed_all(binding, recording, given)
         self._do(binding, recording)
-        self._last = None if recording.host is None or recording.replay is None else (binding, recording)
+        self._last = binding, recording
         return self._collect(binding, recording, targets) | dict(out)
 
     def _many(self, given: Mapping[int, Given], steps: int, on_device: bool) -> dict[str, Any]:
@@ -298,28 +315,32 @@ class Runner:
 
     def _enqueue(self, binding: Binding, recording: Recording) -> None:
         """Every launch of every step, or the library's product for it, and copies of results that no launch wrote."""
-        executable, sizes, device = self.executable, binding.plan.sizes, self.device
-        itemsize, host, results = ELEMENTS[executable.element].itemsize, recording.host, recording.results
+        device, host, results = self.device, recording.host, recording.results
         if host is not None and len(host) > results:
             device.send(recording.block.address + results, host[results:])
         for step in range(recording.count):
             places = self._places(binding, recording, step)
-            for launch in executable.launches:
-                extent = evaluate(launch.extent, sizes)
-                if extent == 0:
-                    continue
-                held = [places[buffer] for buffer in launch.buffers]
-                product = launch.multiply and product_of(launch.multiply, executable.element, itemsize, held, sizes)
-                if product and device.multiply(product):
-                    continue
-                words = [*held, *(evaluate(size, sizes) for size in launch.sizes), binding.scratch]
-                device.launch(self._functions[launch.kernel], extent, launch.threads, words)
+            for launch in self.executable.launches:
+                self._launch(launch, binding, places)
             for buffer, (place, stride) in recording.kept.items():
                 target, count = place + step * stride, binding.plan.bytes[buffer]
                 if places[buffer] != target and count:
                     device.copy(target, places[buffer], count)
         if host is not None and results:
             device.fetch(host[:results], recording.block.address)
+
+    def _launch(self, launch: Launch, binding: Binding, places: Sequence[int]) -> None:
+        """Let the library multiply, where that is all that the launch does, else the kernel run."""
+        sizes, element = binding.plan.sizes, self.executable.element
+        extent, held = evaluate(launch.extent, sizes), [places[buffer] for buffer in launch.buffers]
+        if extent == 0:
+            return
+        itemsize = ELEMENTS[element].itemsize
+        product = launch.multiply and product_of(launch.multiply, element, itemsize, held, sizes)
+        if product and self.device.multiply(product):
+            return
+        words = [*held, *(evaluate(size, sizes) for size in launch.sizes), binding.scratch]
+        self.device.launch(self._functions[launch.kernel], extent, launch.threads, words)
 
     def _places(self, binding: Binding, recording: Recording, step: int) -> list[int]:
         """Where the buffers lie in this step of `recording`."""
