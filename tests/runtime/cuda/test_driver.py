@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -391,3 +392,42 @@ def test_a_kernel_that_failed_is_said(gpu, driver):
 def test_a_forked_process_is_told_to_spawn(gpu, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: -1)
     assert "'spawn'" in text_of(gpu.wait)
+
+
+def test_threads_do_not_disturb_each_other_s_recordings(gpu):
+    """Each has a program of its own, on the one stream of the device."""
+    batches = {n: np.random.default_rng(n).normal(size=(9, n, 3)).astype("f4") for n in (3, 5, 8)}
+    found: dict[int, list] = {}
+
+    def train(n: int) -> None:
+        one = gpu_runner(regression()[0], store_on(gpu, n), gpu)
+        rows = batches[n]
+        for _ in range(5):
+            losses = [one.again({"x": x, "y": rows[0]}) or one.run({"x": x, "y": rows[0]}) for x in rows]
+            one.run({"x": rows, "y": rows[0]}, 9)
+        found[n] = [losses[-1]["loss"], one.store.params["w"]]
+
+    threads = [threading.Thread(target=train, args=(n,)) for n in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for n, rows in batches.items():
+        here = Runner(*regression(), Store(n), walker(), threads=1)
+        for _ in range(5):
+            losses = [here.run({"x": x, "y": rows[0]}) for x in rows]
+            here.run({"x": rows, "y": rows[0]}, 9)
+        assert np.allclose(found[n][0], losses[-1]["loss"], rtol=1e-4, atol=1e-5)
+        assert np.allclose(found[n][1], here.store.params["w"], rtol=1e-4, atol=1e-6)
+
+
+def test_pinned_memory_is_given_back_with_the_array(gpu, driver):
+    count = len(driver.blocks)
+    kept = gpu.pinned(100)[10:20]
+    gc.collect()
+    gpu.wait()
+    assert len(driver.blocks) == count + 1 and gpu.pinned(0).size == 0
+    del kept
+    gc.collect()
+    gpu.wait()
+    assert len(driver.blocks) == count
