@@ -8,7 +8,8 @@ import pytest
 pytest.importorskip("cuda.bindings", reason="needs chainrule[cuda]")
 
 from chainrule.codegen.cuda import reductions
-from chainrule.codegen.cuda.objects import Job, Pointer, Size
+from chainrule.codegen.cuda.objects import Job, Pointer, Size, compile_kernel
+from chainrule.codegen.cuda.toolkit import figures
 from tests.codegen.cuda.kernels import MAP, ROWS, TOTALS, WIDE
 from tests.codegen.cuda.running import run
 from tests.cuda.ptx import PTXError
@@ -112,6 +113,13 @@ y[i] = kept[63 - i]"""
     _, y, scratch = run(job(body, element), 1, x, np.zeros_like(x), 0, np.zeros(1024, np.uint8))
     assert np.array_equal(y, x[::-1])
     assert np.array_equal(scratch[64:].view(element)[:64], x)
+
+
+def test_a_register_that_data_choose_needs_no_memory() -> None:
+    body = "own = local_int64(5)\nfor k in range(5):\n    own[k] = x[i] * 10 + k\ny[i] = own[x[i + 64]]"
+    x, which = RNG.integers(0, 9, 64), RNG.integers(0, 5, 64)
+    assert np.array_equal(run(job(body, "int64"), 1, np.concatenate([x, which]), x, 0, 0)[1], x * 10 + which)
+    assert figures(compile_kernel(job(body, "int64"), "sm_90").cubin).local == 0
 
 
 def test_a_thread_knows_its_place() -> None:

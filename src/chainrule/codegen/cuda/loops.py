@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -58,7 +58,9 @@ def times(bounds: Sequence[ast.expr], threads: int) -> int | None:
     return least if least == most else None
 
 
-def unrolling(bounds: Sequence[ast.expr], body: Sequence[ast.stmt], threads: int, arrays: Set[str]) -> tuple[str, int]:
+def unrolling(
+    bounds: Sequence[ast.expr], body: Sequence[ast.stmt], threads: int, arrays: Collection[str]
+) -> tuple[str, int]:
     """What a loop asks of libNVVM, and with which number; empty: its own choice.
 
     arrays: the names of those that are to be registers. A step that is known at run time alone makes a loop over the
@@ -75,7 +77,7 @@ def unrolling(bounds: Sequence[ast.expr], body: Sequence[ast.stmt], threads: int
     return "llvm.loop.unroll.count", next((k for k in (16, 8, 4, 2) if count % k == 0 and k * size <= PART), 1)
 
 
-def _statements(body: Sequence[ast.stmt], threads: int, arrays: Set[str]) -> int | None:
+def _statements(body: Sequence[ast.stmt], threads: int, arrays: Collection[str]) -> int | None:
     """How many statements the body becomes with its loops unrolled; None: one of them stays a loop."""
     total = 0
     for s in body:
@@ -96,17 +98,18 @@ def _statements(body: Sequence[ast.stmt], threads: int, arrays: Set[str]) -> int
     return total
 
 
-def _mentions(body: Sequence[ast.stmt], names: Set[str]) -> bool:
+def _mentions(body: Sequence[ast.stmt], names: Collection[str]) -> bool:
     return any(isinstance(node, ast.Name) and node.id in names for s in body for node in ast.walk(s))
 
 
-def register_arrays(body: Sequence[ast.stmt]) -> frozenset[str]:
-    """The names of a kernel's arrays of registers."""
-    found = frozenset[str]()
+def register_arrays(body: Sequence[ast.stmt]) -> dict[str, int]:
+    """A kernel's arrays of registers, and how many each has."""
+    found: dict[str, int] = {}
     for s in body:
         match s:
-            case ast.Assign([ast.Name(name)], ast.Call(ast.Name(maker))) if maker.startswith("local_"):
-                found |= {name}
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Name(maker), [ast.Constant(int(count))])):
+                if maker.startswith("local_"):
+                    found[name] = count
             case ast.For(_, _, inner, other) | ast.If(_, inner, other):
                 found |= register_arrays(inner) | register_arrays(other)
             case _:

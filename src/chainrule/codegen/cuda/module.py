@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -29,12 +29,35 @@ LAYOUT = (
 )
 
 
+MOST = 32  # registers of an array that are asked one by one
+
+
+def _depends_on_data(index: ast.expr) -> bool:
+    return any(isinstance(node, ast.Subscript) for node in ast.walk(index))
+
+
 @dataclass
 class Kernel(Translation):
-    """A kernel under construction, of blocks of `threads` threads; `arrays` are to be registers."""
+    """A kernel under construction, of blocks of `threads` threads; `arrays` of so many elements are to be registers."""
 
     threads: int = 0
-    arrays: frozenset[str] = frozenset()
+    arrays: Mapping[str, int] = field(default_factory=dict)
+
+    def expression(self, e: ast.expr) -> Value:
+        """A register has no address: one that data choose, ``logits[label[n]]``, is asked for among all of them."""
+        match e:
+            case ast.Subscript(ast.Name(name) as array, index) if _depends_on_data(index):
+                if (count := self.arrays.get(name, MOST + 1)) <= MOST:
+                    return self.chosen(array, count, self.cast(self.expression(index), types.int64))
+        return super().expression(e)
+
+    def chosen(self, array: ast.expr, count: int, place: ir.Value) -> Value:
+        """``array[place]`` without an address."""
+        parts = [self.at(self.element(array, ast.Constant(k))) for k in range(count)]
+        value = parts[0].value
+        for k, part in enumerate(parts[1:], 1):
+            value = self.builder.select(self.builder.icmp_signed("==", place, ONE.type(k)), part.value, value)
+        return Value(parts[0].kind, value)
 
     def loop(self, name: str, bounds: Sequence[ast.expr], body: Sequence[ast.stmt]) -> None:
         """``for name in range(...)``; a step may be any positive number.
