@@ -8,9 +8,13 @@ import pytest
 
 pytest.importorskip("cuda.bindings", reason="needs chainrule[cuda]")
 
+from chainrule.codegen.cuda.emit import emit
 from chainrule.codegen.cuda.functions import __all__ as functions
 from chainrule.codegen.cuda.objects import compile_kernel, compile_kernels
-from chainrule.codegen.cuda.toolkit import Figures, figures
+from chainrule.codegen.cuda.toolkit import Figures, figures, resources
+from chainrule.compiler import derive, program
+from chainrule.options import Options
+from chainrule.source import read_source
 from tests.codegen.cuda.kernels import ROWS, STANDARD, WIDE, at_each
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -56,3 +60,17 @@ def test_no_function_of_float32_computes_in_float64() -> None:
     jobs = [at_each(f"{name}({', '.join('abc'[: READS.get(name, 1)])})", READS.get(name, 1)) for name in names]
     found = [compiled.ptx for compiled in compile_kernels(jobs, "sm_90")]
     assert [name for name, ptx in zip(names, found, strict=True) if b".f64" in ptx or b".local" in ptx] == []
+
+
+@pytest.mark.parametrize("name", ["mlp", "lenet"])
+def test_a_models_kernels_stay_in_registers_and_in_float32(name: str) -> None:
+    options = Options("train", optimizer="sgd", target="cuda:sm_90")
+    source = read_source(f"graphs/{name}.graph", {})
+    executable, objects, _ = emit(program(derive(source, options), options), element="float32", arch="sm_90")
+    names = {launch.kernel: launch.name for launch in executable.launches}
+    for k, kernel in enumerate(executable.kernels):
+        ptx, used = objects[kernel.ptx], resources(objects[kernel.object])
+        assert used["STACK"] == used["LOCAL"] == 0, names[k]
+        assert b".f64" not in ptx or names[k] == "factors", names[
+            k
+        ]  # what all threads share, computed once and exactly

@@ -119,15 +119,20 @@ class Figures:
     instructions: int
 
 
+def resources(cubin: bytes) -> dict[str, int]:
+    """What the kernel of a cubin takes, by the names that cuobjdump has for it."""
+    used = _told("cuobjdump", cubin, "--dump-resource-usage")
+    return {name: _number(used, name) for name in ("REG", "STACK", "SHARED", "LOCAL")}
+
+
 def figures(cubin: bytes) -> Figures:
     """The figures of a cubin with one kernel. Raises ChainruleError where the disassemblers are not installed."""
-    used = _told("cuobjdump", cubin, "--dump-resource-usage")
-    registers, stack, shared, local = (_number(used, name) for name in ("REG", "STACK", "SHARED", "LOCAL"))
+    used = resources(cubin)
     names = [found[1] for line in disassembly(cubin).splitlines() if (found := _INSTRUCTION.match(line))]
     return Figures(
-        registers=registers,
-        local=stack + local,
-        shared=shared,
+        registers=used["REG"],
+        local=used["STACK"] + used["LOCAL"],
+        shared=used["SHARED"],
         doubles=sum(bool(_DOUBLE.match(name)) for name in names),
         loads=_widths(names, "LDG"),
         stores=_widths(names, "STG"),
