@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("numba_cuda", reason="the extra [cuda] is not installed")
 from chainrule import build
 from chainrule.runtime.cuda import present
 from chainrule.runtime.cuda.device import DeviceError
+from tests.benchmarks.measure import open_worker, opened
 from tests.benchmarks.rows import named
 from tests.cuda.device import Interpreter
 from tests.gpu import __main__ as command
@@ -91,6 +93,37 @@ def test_every_case_and_row_has_a_name_of_its_own():
 def test_a_case_is_the_same_each_time_it_runs():
     first, again = ran(SMALL[0], "cpu"), ran(SMALL[0], "cpu")
     assert off(first, again) == (0.0, "")
+
+
+def test_a_row_is_measured_by_processes_in_turns(monkeypatch):
+    """The CPU's peers play the GPU's."""
+    pytest.importorskip("torch")
+
+    def open_peer(name, row, precision, folder, begun):
+        (folder / name).mkdir()
+        return open_worker(name, row, 1, folder / "data.npz", folder / name)
+
+    monkeypatch.setattr(bench, "open_peer", open_peer)
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "SECONDS", 0.01)
+    row, names = named("mlp-64-32-32-10"), ("torch", "chainrule")
+    until = time.monotonic() + 300
+    report = bench.measured(row, "float32", names, until, {"gb_per_s": 1000.0, "tflops_float32": 1.0})
+    assert report["judged"] and report["ratio_to_best"] > 0
+    assert report["percent_of_copy"] > 0 and report["percent_of_product"] > 0
+    assert "| mlp-64-32-32-10 (float32) |" in bench.table([report], names)
+
+
+def test_a_peer_that_comes_too_late_is_ended_and_left_out(monkeypatch, tmp_path):
+    asleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+    def open_peer(name, row, precision, folder, begun):
+        return opened(asleep, folder / f"{name}.txt", {}, begun)
+
+    monkeypatch.setattr(bench, "open_peer", open_peer)
+    began = time.monotonic()
+    ready, others = bench.started(named("adam-10M"), "float32", ["jax"], tmp_path, began)
+    assert not ready and others == {"jax": {"error": "not ready in time"}} and time.monotonic() - began < 60
 
 
 def test_cases_with_commas_are_named_in_a_list():

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,13 @@ def open_worker(peer: str, row: rows.Row, threads: int, data: Path, cache: Path)
     return opened(command, cache / f"{peer}.txt", peers.environment(threads, cache))
 
 
-def opened(command: Sequence[str], errors: Path, environment: Mapping[str, str]) -> Worker:
-    """A worker's process, when its first steps are done."""
+def opened(
+    command: Sequence[str],
+    errors: Path,
+    environment: Mapping[str, str],
+    begun: Callable[[subprocess.Popen[str]], None] = lambda process: None,
+) -> Worker:
+    """A worker's process, when its first steps are done; `begun` is told of it at once."""
     began = time.monotonic()
     with errors.open("w") as log:
         process = subprocess.Popen(
@@ -88,6 +93,7 @@ def opened(command: Sequence[str], errors: Path, environment: Mapping[str, str])
             stderr=log,
             text=True,
         )
+    begun(process)
     answer = converse(process, errors, "")
     return Worker(process, errors, answer["first_step_at"] - began, answer["compile_s"], answer["losses"])
 

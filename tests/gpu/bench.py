@@ -10,19 +10,21 @@ import json
 import math
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chainrule.runtime.cuda.device import Device, Operand, Product
-from tests.benchmarks.measure import Failed, Worker, best_of_others, initial, opened, take_turns
+from tests.benchmarks.measure import Worker, best_of_others, opened, take_turns
 from tests.benchmarks.peers import environment
 from tests.benchmarks.rows import Row, write_data
 from tests.gpu import peers
@@ -91,7 +93,8 @@ def measured(
     """A row of the report. until: when all must be over, by the monotonic clock."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_data(row, folder / "data.npz", initial(row))
+        # of the step itself: to predict is another program, which nobody has compiled
+        write_data(row, folder / "data.npz", dict(peers.compiled(row, precision).params))
         ready, results = started(row, precision, names, folder, min(time.monotonic() + PATIENCE, until))
         judge = ready.pop("reference", None)
         reference = None if judge is None else judge.losses
@@ -133,31 +136,29 @@ def started(
 ) -> tuple[dict[str, Worker], dict[str, Any]]:
     """Each peer that is ready in time, the reference too where there is PyTorch; and what became of the others."""
     wanted = [*names, *(["reference"] if "torch" in peers.installed() else [])]
-    pool = ThreadPoolExecutor(len(wanted))
-    asked: dict[str, Future[Worker]] = {name: pool.submit(open_peer, name, row, precision, folder) for name in wanted}
-    wait_for(asked.values(), timeout=max(until - time.monotonic(), 1.0))
-    ready, others = {}, dict[str, Any]()
-    for name, future in asked.items():
-        if not future.done():
-            others[name] = {"error": "not ready in time"}
-            future.add_done_callback(end)
-        elif (failure := future.exception()) is not None:
-            others[name] = {"error": str(failure)}
-        else:
-            ready[name] = future.result()
-    pool.shutdown(wait=False)
+    begun: dict[str, subprocess.Popen[str]] = {}
+    ready, others = dict[str, Worker](), dict[str, Any]()
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        asked = {
+            name: pool.submit(open_peer, name, row, precision, folder, partial(begun.__setitem__, name))
+            for name in wanted
+        }
+        wait_for(asked.values(), timeout=max(until - time.monotonic(), 1.0))
+        for name, future in asked.items():
+            if not future.done():
+                others[name] = {"error": "not ready in time"}
+                if name in begun:  # its end ends the thread that waits for it
+                    begun[name].kill()
+            elif (failure := future.exception()) is not None:
+                others[name] = {"error": str(failure)}
+            else:
+                ready[name] = future.result()
     others.pop("reference", None)
     return ready, others
 
 
-def end(late: Future[Worker]) -> None:
-    """Of a peer that came too late."""
-    if late.exception() is None:
-        late.result().process.kill()
-
-
-def open_peer(name: str, row: Row, precision: str, folder: Path) -> Worker:
-    """A peer's process."""
+def open_peer(name: str, row: Row, precision: str, folder: Path, begun: Any) -> Worker:
+    """A peer's process, when its first steps are done; `begun` is told of it at once."""
     place = folder / "".join(c if c.isalnum() else "_" for c in name)
     place.mkdir()
     cores = os.cpu_count() or 1
@@ -165,7 +166,7 @@ def open_peer(name: str, row: Row, precision: str, folder: Path) -> Worker:
     variables |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_FLAGS": ""}
     variables["CHAINRULE_CACHE"] = os.environ["CHAINRULE_CACHE"]
     command = [sys.executable, "-m", "tests.gpu.worker", row.name, str(cores), str(folder / "data.npz")]
-    return opened(command, place / "errors.txt", variables)
+    return opened(command, place / "errors.txt", variables, begun)
 
 
 def differs(losses: Sequence[float], reference: Sequence[float], tolerance: float) -> str | None:
@@ -199,6 +200,3 @@ def table(reports: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
 
 def write(path: Path, report: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(report, indent=1))
-
-
-__all__ = ["Failed", "ceilings", "measured", "table", "write"]
