@@ -16,7 +16,7 @@ from tests.cuda.decode import Code, Kernel
 from tests.cuda.lanes import Batch, Lanes
 from tests.cuda.memory import Space, reserved
 from tests.cuda.ptx import BYTES, PTXError
-from tests.cuda.races import LAST_LAUNCH, Shadow
+from tests.cuda.races import LAST_LAUNCH, MOST_CTAS, Shadow
 from tests.cuda.reach import Reach
 
 LANES = 1 << 15  # run together: their registers stay in the cache
@@ -50,10 +50,11 @@ class Machine:
             for shadow in self.watched or ():
                 shadow.forget()
         together = max(1, LANES // threads)
+        watched = self.watched if grid <= MOST_CTAS else None
         with np.errstate(all="ignore"):
             for first in range(0, grid, together):
                 batch = Batch(min(together, grid - first), threads)
-                reach = Reach(kernel.flow, self.memory, first, batch.ctas, threads, self.watched, self.launches)
+                reach = Reach(kernel.flow, self.memory, first, batch.ctas, threads, watched, self.launches)
                 registers = register_file(kernel, batch, first, grid, words, symbols | reach.symbols)
                 Run(kernel, batch, reach, registers).go()
 

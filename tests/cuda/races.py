@@ -12,7 +12,7 @@ too; only lanes of one warp that write one value together are let pass, because 
 
 from __future__ import annotations
 
-import mmap
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +23,7 @@ LAUNCH = 51
 ONE, MANY_OF_WARP, MANY_OF_CTA, MANY_CTAS = 0, 1, 2, 3
 ATOMIC = 1  # in a writer's level
 LAST_LAUNCH = 2 ** (63 - LAUNCH) - 1
+MOST_CTAS = 2 ** (LAUNCH - CTA)  # larger grids are not watched
 
 
 def field(stamp: Any, start: int, stop: int) -> Any:
@@ -75,13 +76,27 @@ def accessor(stamp: int) -> str:
 
 
 class Shadow:
-    """The last accesses to each place of a memory of `count` places."""
+    """The last accesses to each place of a memory of `count` places; `reserve`(bytes) gives zeros, at its first use."""
 
     def __init__(self, count: int, reserve: Callable[[int], np.ndarray]) -> None:
-        self.writer = reserve(8 * count).view(np.int64)
-        self.reader = reserve(8 * count).view(np.int64)
-        self.constant = reserve(8 * count).view(np.int64)  # the launch that read it as what no launch changes
-        self.latest = 0  # of those launches
+        self.count, self.reserve = count, reserve
+        self.latest = 0  # launch that read something as constant
+
+    def stamps(self) -> np.ndarray:
+        return self.reserve(8 * self.count).view(np.int64)
+
+    @functools.cached_property
+    def writer(self) -> np.ndarray:
+        return self.stamps()
+
+    @functools.cached_property
+    def reader(self) -> np.ndarray:
+        return self.stamps()
+
+    @functools.cached_property
+    def constant(self) -> np.ndarray:
+        """The launch that read a place as what no launch changes."""
+        return self.stamps()
 
     def keep(self, place: Any, first: int) -> np.ndarray | None:
         """A read by .nc, past the caches that stores keep in order; positions of what this launch has written."""
@@ -177,14 +192,8 @@ class Shadow:
 
     def forget(self) -> None:
         self.latest = 0
-        for stamps in (self.writer, self.reader, self.constant):
-            base = stamps
-            while isinstance(base, np.ndarray):
-                base = base.base
-            if isinstance(base, mmap.mmap):
-                base.madvise(mmap.MADV_DONTNEED)
-            elif isinstance(base, memoryview):
-                base.obj.madvise(mmap.MADV_DONTNEED)
+        for name in ("writer", "reader", "constant"):
+            self.__dict__.pop(name, None)
 
 
 def joined(before: np.ndarray, now: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.cuda.device import Interpreter
 from tests.cuda.ptx import PTXError
+from tests.cuda.races import LAST_LAUNCH
 from tests.cuda.running import compiled, handwritten, launch, numba_cuda
 from tests.cuda.test_ptx import column_sums
 
@@ -217,7 +218,8 @@ def test_launches_follow_each_other():
     device = Interpreter(1 << 24)
     ptx = handwritten("ld.param.u64 %d1, [p0]; mov.f32 %f1, 0f3F800000; st.global.f32 [%d1], %f1; ret;", 1)
     kernel, place = device.load(b"", ptx.encode(), "kernel"), device.allocate(4)
-    for _ in range(3):
+    for number in (0, 1, LAST_LAUNCH - 1, LAST_LAUNCH):
+        device.machine.launches = number
         device.launch(kernel, 1, 1, [place])
 
 
