@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 
@@ -11,7 +12,7 @@ import pytest
 pytest.importorskip("numba_cuda", reason="the extra [cuda] is not installed")
 
 from chainrule import build
-from chainrule.runtime.cuda import present
+from chainrule.runtime.cuda import present, profile
 from chainrule.runtime.cuda.device import DeviceError
 from tests.benchmarks.measure import open_worker, opened
 from tests.benchmarks.rows import named
@@ -124,6 +125,35 @@ def test_a_peer_that_comes_too_late_is_ended_and_left_out(monkeypatch, tmp_path)
     began = time.monotonic()
     ready, others = bench.started(named("adam-10M"), "float32", ["jax"], tmp_path, began)
     assert not ready and others == {"jax": {"error": "not ready in time"}} and time.monotonic() - began < 60
+
+
+def test_the_benchmark_goes_on_until_its_time_is_over(monkeypatch, folder, tmp_path, capsys):
+    clock = [0.0]
+    rows = []
+
+    def measured(row, precision, names, until, best):
+        clock[0] += 20
+        rows.append((row.name, precision))
+        about = {"row": row.name, "precision": precision, "judged": True}
+        return about | bench.told(row, precision, {"chainrule": {"step_us": 50.0}}, best)
+
+    monkeypatch.setattr(bench, "measured", measured)
+    monkeypatch.setattr(profile, "SIDE", 64)
+    monkeypatch.setattr(profile, "COPIED", 1 << 16)
+    monkeypatch.setattr(command.time, "monotonic", lambda: clock[0])
+    with present.use(Interpreter()):
+        words = ("--folder", folder, "--only", "bench", "--minutes", "1", "--out", tmp_path / "gpu.json")
+        assert asked(monkeypatch, *words) == command.OK
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert (
+        [row["row"] for row in report["rows"]]
+        == [name for name, _ in rows]
+        == ["mlp-64-32-32-10", "mlp-784-256-128-10"]
+    )
+    assert len(report["left_out"]) == len(timed.TIMED) - 2 and report["machine"]["device"] == "PTX interpreter"
+    best = report["machine"]["ceilings"]
+    assert best["gb_per_s"] > 0 and best["tflops_tf32"] > 0
+    assert "left out for want of time: gpt (float32)" in capsys.readouterr().out
 
 
 def test_cases_with_commas_are_named_in_a_list():

@@ -21,9 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from chainrule.runtime.cuda.device import Device, Operand, Product
+from chainrule.runtime.cuda import profile
+from chainrule.runtime.cuda.device import Device
 from tests.benchmarks.measure import Worker, best_of_others, opened, take_turns
 from tests.benchmarks.peers import environment
 from tests.benchmarks.rows import Row, write_data
@@ -33,58 +32,15 @@ ROUNDS, SECONDS = 7, 0.2
 PATIENCE = 120.0  # seconds that a peer may take to compile a row
 LOOSE = {"float32": 1e-3, "tf32": 2e-2}  # how far a loss may be from float64's
 
-COPIED = 1 << 30  # bytes of the copy that tells the bandwidth
-SIDE = 8192  # of the product that tells the rate
-
 
 def ceilings(device: Device) -> dict[str, float | None]:
     """What this device does at its best: GB/s of copies, read and written, and TFLOP/s of a library's products."""
-    found: dict[str, float | None] = {"gb_per_s": 2 * COPIED / timed_copy(device) * 1e-9}
+    found: dict[str, float | None] = {}
     for precision in ("float32", "tf32", "bf16"):
-        seconds = timed_product(device, precision)
-        found[f"tflops_{precision}"] = None if seconds is None else 2 * SIDE**3 / seconds * 1e-12
+        best = profile.ceilings(device, precision)
+        found["gb_per_s"] = max(found.get("gb_per_s") or 0.0, best["gb_per_s"])
+        found[f"tflops_{precision}"] = best["gflops"] / 1e3 if math.isfinite(best["gflops"]) else None
     return found
-
-
-def timed_copy(device: Device) -> float:
-    """Seconds."""
-    source, target = device.allocate(COPIED), device.allocate(COPIED)
-    try:
-        return repeated(device, lambda: device.copy(target, source, COPIED))
-    finally:
-        device.free(source)
-        device.free(target)
-
-
-def timed_product(device: Device, precision: Any) -> float | None:
-    """Seconds of a square product of drawn numbers; None where no library multiplies."""
-    drawn = np.random.default_rng(0).standard_normal((SIDE, SIDE), np.float32)
-    places = [device.allocate(drawn.nbytes) for _ in range(3)]
-    try:
-        device.write(places[0], drawn)
-        device.write(places[1], drawn)
-        left, right, target = (Operand(place, SIDE, 1, 0) for place in places)
-        product = Product(SIDE, SIDE, SIDE, 1, left, right, target, 1.0, False, precision, "float32")
-        if not device.multiply(product):
-            return None
-        return repeated(device, lambda: device.multiply(product))
-    finally:
-        for place in places:
-            device.free(place)
-
-
-def repeated(device: Device, work: Any, times: int = 20) -> float:
-    """Seconds of one `work` of many in a row, the least of three tries."""
-    found = []
-    for _ in range(3):
-        work()
-        device.wait()
-        began = time.perf_counter()
-        for _ in range(times):
-            work()
-        device.wait()
-        found.append((time.perf_counter() - began) / times)
-    return min(found)
 
 
 def measured(

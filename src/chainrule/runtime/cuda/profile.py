@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from chainrule.executable import evaluate
+from chainrule.executable import Precision, evaluate
 from chainrule.runtime.cuda.arrays import Block
 from chainrule.runtime.cuda.device import Device, Operand, Product
 from chainrule.runtime.cuda.step import Runner
@@ -50,8 +50,8 @@ def profile(runner: Runner, inputs: Mapping[str, Any], repeat: int = 20) -> Prof
     return Profile(tuple(found), *whole, 1, plan.arena, plan.kept, scratch)
 
 
-def ceilings(device: Device) -> dict[str, float]:
-    """``{gflops, gb_per_s}`` of float32 products by cuBLAS (without it: endless) and of copies."""
+def ceilings(device: Device, precision: Precision = "float32") -> dict[str, float]:
+    """``{gflops, gb_per_s}`` of products of float32 by cuBLAS (without it: endless) and of copies."""
     source, target = Block(device, COPIED), Block(device, COPIED)
     copies = _alone(device, lambda: device.copy(target.address, source.address, COPIED), 3, turns=10)
     drawn = np.random.default_rng(0).standard_normal((SIDE, SIDE), np.float32)
@@ -59,7 +59,7 @@ def ceilings(device: Device) -> dict[str, float]:
     for block in blocks[:2]:  # on zeros the GPU is faster than it is
         device.write(block.address, drawn)
     left, right, result = (Operand(block.address, SIDE, 1, 0) for block in blocks)
-    product = Product(SIDE, SIDE, SIDE, 1, left, right, result, 1.0, False, "float32", "float32")
+    product = Product(SIDE, SIDE, SIDE, 1, left, right, result, 1.0, False, precision, "float32")
     if not device.multiply(product):
         return {"gflops": math.inf, "gb_per_s": 2 * COPIED / copies}
     products = _alone(device, lambda: device.multiply(product), 3, turns=3)
