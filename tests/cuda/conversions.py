@@ -21,10 +21,12 @@ def integer_type(kind: str) -> type:
 
 def convert(ins: Instruction) -> Meaning:
     *how, to, source = ins.modifiers
-    strange = set(how) - {"rn", "rz", "rm", "rp", "rna", "sat", "ftz", "relu", "satfinite", *WHOLE}
+    strange = set(how) - {"rn", "rz", "rm", "rp", "rna", "sat", "ftz", *WHOLE}
     if strange:
         raise PTXError(f"a modifier .{strange.pop()} that this machine does not know: {ins.text}")
-    way = next((m for m in how if m[0] == "r" and m != "relu"), "rn")
+    way = next((m for m in how if m[0] == "r"), "rn")
+    if to in ("bf16", "bf16x2", "tf32") and how != (["rna"] if to == "tf32" else ["rn"]):
+        raise PTXError(f"a rounding that this machine does not know: {ins.text}")
     if to == "bf16x2":
         pack = lambda a, b: (to_bf16(a).astype(np.uint32) << np.uint32(16)) | to_bf16(b)  # noqa: E731
         return pack, (np.float32, np.float32), np.uint32
