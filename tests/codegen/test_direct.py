@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from chainrule.codegen import fits
 from chainrule.codegen.behaviour import ULPS, Behaviour, X, loss, samples
 from chainrule.codegen.direct import Direct, direct
-from chainrule.codegen.objects import Array, Job, Size
+from chainrule.codegen.objects import Array, Job, Size, assembly, compile_object
+from chainrule.codegen.target import host
 from chainrule.codegen.weights import distinct
 from chainrule.ir.value import value
 from tests.codegen.laws import LEFT, WON
@@ -169,3 +170,12 @@ def test_functions_composed_at_random_keep_their_bound_or_stay_composed(outer, i
         rng = np.random.default_rng(seed)
         x = np.concatenate([rng.normal(size=3000) * 4, rng.normal(size=1000) * 10.0 ** rng.integers(-30, 8, 1000)])
         check(law, d, x.astype(np.float32), slack=1.3)
+
+
+@pytest.mark.parametrize("name", WON)
+def test_llvm_makes_vectors_of_them_without_a_call(name):
+    made = job(found_for(WON[name]))
+    for level in ("avx2", "neon"):
+        text = assembly(made, host(level))
+        assert ("%ymm" if level == "avx2" else ".4s") in text
+    assert compile_object(made, host("avx2")).externals == ()

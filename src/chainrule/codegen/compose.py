@@ -64,13 +64,15 @@ class Composer:
     def body(self, nodes: tuple[Leaf, ...], count: int | None) -> tuple[Leaf, ...]:
         """`nodes` rewritten. count: how often they run, if that is known; 0: in no loop."""
         inner = tuple(replace(n, body=self.body(n.body, _times(count, n))) if isinstance(n, Loop) else n for n in nodes)
-        return inner if count is not None and count < FEW else self.statements(inner)
+        return inner if count is not None and count < FEW else self.statements(inner, nodes)
 
-    def statements(self, nodes: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
+    def statements(self, nodes: tuple[Leaf, ...], before: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
+        """`nodes` rewritten, which were `before` in the kernel."""
         steps = [n for n in nodes if isinstance(n, Statement)]
         if not any(map(_is_costly, {f for s in steps for f in s.value.atoms(sp.Function, sp.Pow)})):
             return nodes
-        body = Body(nodes, {s.target.tensor for s in steps if s.reduce is None and not s.where} & self.once)
+        variables = {s.target.tensor for s in steps if s.reduce is None and not s.where} & self.once
+        body = Body(nodes, variables, {*(self.reads - reads_of(before))}, self.local)
         found: dict[sp.Expr, Direct] = {}
         where: dict[sp.Expr, int] = {}
         for k, e in body.values.items():
@@ -83,10 +85,18 @@ class Composer:
         return body.rewritten(lambda law: self.made[law] if law in chosen else None) if chosen else nodes
 
     @cached_property
+    def reads(self) -> Counter[str]:
+        return reads_of(self.kernel.body)
+
+    @cached_property
     def once(self) -> set[str]:
-        """The local variables that one statement sets."""
+        """The local variables, and rows of them, that one statement sets."""
         writes = Counter(accesses(leaf)[1].tensor for leaf in leaves(self.kernel.body))
-        return {b.name for b in self.buffers.values() if b.space == "scratch" and not b.shape and writes[b.name] == 1}
+        return {name for name in self.local if writes[name] == 1}
+
+    @cached_property
+    def local(self) -> frozenset[str]:
+        return frozenset(b.name for b in self.buffers.values() if b.space == "scratch")
 
     def function(self, law: sp.Expr, d: Direct, body: Body, k: int) -> type[Generated]:
         step = body.nodes[k]
@@ -114,7 +124,8 @@ def _times(count: int | None, loop: Loop) -> int | None:
 
 @dataclass
 class Body:
-    """The steps of a loop. variables: those that they alone set.
+    """The steps of a loop. variables: those that they alone set; elsewhere: what is read by other steps; local: what
+    lives in the kernel alone.
 
     values: of each plain statement, by its place, over one symbol for each read; variables are put in, but sums of
     several reads stay what they are called. valid: by the statement's place, the variables whose values still hold.
@@ -122,33 +133,35 @@ class Body:
 
     nodes: tuple[Leaf, ...]
     variables: set[str]
+    elsewhere: set[str] = field(default_factory=set)
+    local: frozenset[str] = frozenset()
     values: dict[int, sp.Expr] = field(default_factory=dict)
-    valid: dict[int, set[str]] = field(default_factory=dict)
-    known: dict[str, sp.Expr] = field(default_factory=dict)  # the variables' values
+    valid: dict[int, set[Access]] = field(default_factory=dict)
+    known: dict[Access, sp.Expr] = field(default_factory=dict)  # the variables' values
     places: dict[Access, sp.Symbol] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        reads: dict[str, set[str]] = {}  # what each variable's value is made of, as long as it holds
+        reads: dict[Access, set[str]] = {}  # what each variable's value is made of, as long as it holds
         for k, node in enumerate(self.nodes):
             self.valid[k] = {*reads}
             written = {accesses(leaf)[1].tensor for leaf in leaves((node,))}
             if isinstance(node, Statement) and _is_simple(node):
                 self.values[k] = e = node.value.xreplace(self.meanings(node, self.valid[k]))
                 if node.target.tensor in self.variables and _is_law(e):
-                    self.known[node.target.tensor] = e
-                    reads[node.target.tensor] = {a.tensor for a, s in self.places.items() if s in e.free_symbols}
-            reads = {name: of for name, of in reads.items() if not of & written}
+                    self.known[node.target] = e
+                    reads[node.target] = {a.tensor for a, s in self.places.items() if s in e.free_symbols}
+            reads = {variable: of for variable, of in reads.items() if not of & written}
 
-    def meanings(self, s: Statement, valid: set[str]) -> dict[sp.Basic, sp.Basic]:
+    def meanings(self, s: Statement, valid: set[Access]) -> dict[sp.Basic, sp.Basic]:
         """What the slots of a statement stand for."""
         slots = [symbol for symbol in s.value.free_symbols if is_slot(symbol)]
         read = {symbol: s.reads[slot_number(symbol)] for symbol in slots}
-        return {s: self.known[a.tensor] if a.tensor in valid else self.symbol(a, s) for s, a in read.items()}
+        return {s: self.known[a] if a in valid else self.symbol(a, s) for s, a in read.items()}
 
     def symbol(self, read: Access, of: sp.Symbol) -> sp.Symbol:
         """The symbol of a read. What stands still in the whole kernel is no argument: its functions are `hoisted`."""
         if read not in self.places:
-            kind = MOVING if read.indices or read.tensor in self.variables else STILL
+            kind = MOVING if read.indices or read.tensor in self.local else STILL
             self.places[read] = sp.Symbol(f"{kind}{len(self.places):04}", **of.assumptions0)
         return self.places[read]
 
@@ -157,10 +170,12 @@ class Body:
         result = list(self.nodes)
         for k, e in self.values.items():
             after, step = rewrite(e, decide), self.nodes[k]
-            if after != e and isinstance(step, Statement):
-                held = [(self.known[name], name) for name in self.valid[k] if self.known[name].args]
-                held += [(rewrite(of, decide), name) for of, name in held]
-                names = {of: self.symbol(Access(name, ()), REAL) for of, name in held if name != step.target.tensor}
+            assert isinstance(step, Statement)
+            held = [(self.known[a], a) for a in self.valid[k] if self.known[a].args and a in step.reads]
+            held += [(rewrite(of, decide), a) for of, a in held]
+            theirs = {f.func for of, _ in held for f in of.atoms(Generated)}
+            if {f.func for f in after.atoms(Generated)} - theirs:  # else it reads the variables as before
+                names = {of: self.symbol(a, REAL) for of, a in held}
                 result[k] = self.statement(step, after.xreplace(names))
         return self.live(result)
 
@@ -176,9 +191,14 @@ class Body:
 
     def live(self, nodes: Sequence[Leaf]) -> tuple[Leaf, ...]:
         """`nodes` without the steps to variables that are not read."""
-        unread = self.variables - {a.tensor for leaf in leaves(tuple(nodes)) for a in accesses(leaf)[0]}
+        unread = self.variables - self.elsewhere - {*reads_of(nodes)}
         kept = tuple(n for n in nodes if not (isinstance(n, Statement) and n.target.tensor in unread))
         return kept if len(kept) == len(nodes) else self.live(kept)
+
+
+def reads_of(nodes: Sequence[Leaf]) -> Counter[str]:
+    """How many reads of each tensor there are."""
+    return Counter(a.tensor for leaf in leaves(tuple(nodes)) for a in accesses(leaf)[0])
 
 
 def _is_law(e: sp.Expr) -> bool:
@@ -197,7 +217,7 @@ def cheapest(body: Body, found: Mapping[sp.Expr, Direct]) -> set[sp.Expr]:
 
     def cost(laws: set[sp.Expr]) -> float:
         nodes = body.rewritten(lambda law: classes[law] if law in laws else None)
-        after = Body(nodes, body.variables)
+        after = Body(nodes, body.variables, body.elsewhere, body.local)
         own = sum(found[law].cost for law in laws)
         return distinct(after.values.values()) + own * (1 / GAIN - 1)
 
