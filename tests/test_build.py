@@ -252,7 +252,7 @@ def test_the_key_of_a_gpus_program_says_its_architecture_and_precision_and_nothi
     assert build.name_of(SOURCE, cuda) == first
 
     build._gpu_versions.cache_clear()
-    monkeypatch.setattr(build, "_gpu_compiler", lambda: "0.30.5")
+    monkeypatch.setattr(build, "_gpu_compiler", lambda: "13.0.89")
     assert build.name_of(SOURCE, cuda) != first
     monkeypatch.undo()
     build._gpu_versions.cache_clear()
@@ -336,7 +336,7 @@ def test_a_damaged_cache_of_gpus_programs_is_compiled_anew(folder, emitted, monk
     assert emitted == ["float32"] * (1 if kind == "manifest" else 2)
 
 
-def test_without_numba_cuda_the_way_out_is_the_extra(folder, monkeypatch):
+def test_without_the_gpus_compilers_the_way_out_is_the_extra(folder, monkeypatch):
     monkeypatch.setattr(build, "find_spec", lambda name: None)
     with pytest.raises(ChainruleError, match=re.escape("pip install 'chainrule[cuda]'")):
         build.executable(SOURCE, CUDA)

@@ -39,7 +39,7 @@ subprocess = lazy_loader.load("subprocess")
 
 WALKER = "walker"
 ARCHITECTURE = "sm_90"  # of a GPU, where none is present and none is named
-NUMBA_CUDA = "0.30.4"  # what compiled a GPU's programs, where numba-cuda is not installed
+NVVM = "13.0.88"  # what compiled a GPU's programs, where NVIDIA's compilers are not installed
 PATIENCE = 60.0  # seconds that the process which makes the walker may take
 
 _begun: list[Any] = []  # that process, until the walker is asked for
@@ -62,9 +62,9 @@ def executable(source: Source, options: Options) -> Compiled:
         return found
     if options.arch is None:
         _begin_walker()
-    elif find_spec("numba_cuda") is None:
+    elif find_spec("cuda") is None:
         raise ChainruleError(
-            "programs for a GPU are compiled by numba-cuda, which is not installed"
+            "programs for a GPU are compiled by NVIDIA's compilers, which are not installed"
             "\n  Way out: pip install 'chainrule[cuda]'"
         )
     from chainrule.compiler import compile_source
@@ -313,10 +313,11 @@ def _gpu_versions() -> tuple[str, ...]:
 
 @once
 def _gpu_compiler() -> str:
-    """The version of numba-cuda, without importing it."""
-    spec = find_spec("numba_cuda")
-    version = Path(spec.origin).parent / "VERSION" if spec and spec.origin else Path()
-    return version.read_text(encoding="utf-8").strip() if version.is_file() else NUMBA_CUDA
+    """The version of NVIDIA's compilers, without importing anything: where packages are, each says its own."""
+    spec = find_spec("cuda")
+    folders = [Path(path).parent for path in (spec.submodule_search_locations or ())] if spec else []
+    found = [told.name.split("-")[1] for folder in folders for told in folder.glob("nvidia_nvvm-*.dist-info")]
+    return found[0].removesuffix(".dist") if found else NVVM
 
 
 def _stamps(folder: Path) -> list[tuple[str, int, int]]:
