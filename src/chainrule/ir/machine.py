@@ -14,9 +14,10 @@ class Machine:
 
     tiny_ns: work below this is not worth a range of its own. serial_ns: a program below it is one kernel without
     blocks. block_ns: what a block should take at least. blocks: as many keep the machine busy, and more would only be
-    more to start; parts: the same where each has a partial result, which somebody adds. tiles: a product shares a
-    kernel with others, and its tiles want long blocks; else it is a kernel of its own, whose tiles divide rows and
-    columns. sums_apart: partial results are so many that blocks of a kernel of their own add them.
+    more to start; parts: the same where each has a partial result, which somebody adds. tiles: one thread runs a
+    block, in vectors, and a product shares a kernel with others, whose blocks its tiles want long; else threads share
+    a block, and a product is a kernel of its own, whose tiles divide rows and columns. sums_apart: partial results
+    are so many that blocks of a kernel of their own add them.
     """
 
     tiny_ns: float

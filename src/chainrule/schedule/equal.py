@@ -11,7 +11,7 @@ from typing import Any, assert_never
 
 from chainrule.ir.formula import Access
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Statement
-from chainrule.schedule.kernels import Draft, Plan
+from chainrule.schedule.drafts import Draft, Plan
 from chainrule.schedule.task import Task, fresh
 
 

@@ -20,6 +20,7 @@ from chainrule.ir.graph import Tensor
 from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
+from chainrule.schedule.drafts import Draft, Plan, even
 from chainrule.schedule.links import Links, links_of, reordered
 from chainrule.schedule.product import Contraction, contraction_of, far_operand, is_far, is_worth_a_tile
 from chainrule.schedule.stretches import LAYER, starts_of
@@ -53,34 +54,6 @@ MINOR = 16
 
 BLOCK_BYTES = 1 << 18
 """What the temporaries of a block may take: they should stay in the second-level cache."""
-
-
-def even(extent: int, size: int) -> int:
-    """About `size` in whole vectors, such that an even number of blocks is about equally full: two cores share them."""
-    count = max(extent // size, 1)
-    count += count % 2 if count > 1 else 0
-    return -(-extent // (count * LANES)) * LANES
-
-
-@dataclass
-class Draft:
-    """A kernel to be. index: what its blocks divide; None: it runs once, on one thread."""
-
-    index: Index | None
-    opened: dict[int, sp.Symbol] = field(default_factory=dict)
-    tasks: list[int] = field(default_factory=list)
-    blocks: sp.Symbol | None = None  # how many there are, once a partial result needs to know
-    closed: bool = False  # it takes no more: what would still fit makes equal stretches of a network unequal
-
-
-@dataclass
-class Plan:
-    """All tasks, with those that partial results have added, and the drafts that hold them, in order."""
-
-    links: Links
-    contractions: dict[int, Contraction]
-    drafts: list[Draft]
-    tensors: dict[str, Tensor]
 
 
 def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Sizes, machine: Machine = CPU) -> Planner:
@@ -302,7 +275,9 @@ class Planner:
     def suits(self, t: int, index: Index, draft: Draft) -> bool:
         """Whether blocks that hold `t` as well would be long enough for each product's tiles: one picture is work
         enough for a convolution, and a matrix wants many rows. Where blocks divide what vectors run along, they are
-        some vectors long."""
+        some vectors long. Threads that share a block want neither."""
+        if not self.machine.tiles:
+            return True
         opened = {**draft.opened, t: index.symbol}
         wanted = [self.tile_rows(k, opened[k]) for k in (*draft.tasks, t) if self.costs[k] >= self.machine.tiny_ns]
         size = self.block_size(Draft(draft.index, opened, [*draft.tasks, t]))

@@ -16,11 +16,12 @@ from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
 from chainrule.schedule.cost import Sizes, bytes_of, cost_of, flops_of
+from chainrule.schedule.drafts import Draft, Plan
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.ending import end_early
 from chainrule.schedule.equal import Form, form_of, kernel_name, renamed
 from chainrule.schedule.in_place import in_place
-from chainrule.schedule.kernels import Draft, Plan, Planner, planner_of
+from chainrule.schedule.kernels import Planner, planner_of
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.liveness import Liveness, lean
 from chainrule.schedule.masks import masked

@@ -52,10 +52,11 @@ def _touched(s: Statement) -> tuple[Access, ...]:
 def is_row(access: Access, last: Range, count: int, w: CudaWriter) -> bool:
     """Whether the loop over `last` walks along a row of floats in memory, whose groups are aligned."""
     buffer = w.buffer(access.tensor)
-    if buffer.space in ("scratch", "random", "scalar") or not access.indices or access.outside is not None:
+    private = w.is_variable(access.tensor) or w.arrays.get(access.tensor) is Team.THREAD
+    if private or buffer.space in ("random", "scalar") or not access.indices or access.outside is not None:
         return False
     *rest, index = access.indices
-    width = buffer.shape[-1]
+    width = w.over_dims(buffer.shape[-1])
     aligned = bool(width.is_Integer) and int(width) % count == 0
     alone = not any(last.symbol in e.free_symbols or any(map(is_slot, e.free_symbols)) for e in rest)
     return buffer.dtype is DType.FLOAT and index == last.symbol and alone and aligned

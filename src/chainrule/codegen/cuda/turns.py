@@ -94,7 +94,7 @@ def carried_by(loop: Loop, tree: Tree, beside: Sequence[Loop] = ()) -> tuple[Car
     around = {n.range.symbol: n.range for n in beside if n is not loop} | dict(inner_ranges(loop.body))
     inside = count(loop.body)
     found: dict[str, Carried] = {}
-    for name in {accesses(leaf)[1].tensor for leaf in leaves(loop.body)}:
+    for name in dict.fromkeys(accesses(leaf)[1].tensor for leaf in leaves(loop.body)):
         touched = [(leaf, a) for leaf in leaves(loop.body) for a in touches(leaf) if a.tensor == name]
         moves = any(i in e.free_symbols for _, a in touched for e in a.indices)
         if tree.is_own(name, inside[name]) and not moves:

@@ -1,0 +1,122 @@
+"""How loops are mapped to teams of threads, as generated source; and what notices when that is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from pytest_regressions.file_regression import FileRegressionFixture
+
+from chainrule.codegen.cuda import mapping, teams
+from chainrule.codegen.cuda.emit import printed
+from chainrule.codegen.cuda.objects import compile_kernels, symbol_of
+from chainrule.codegen.cuda.toolkit import figures
+from chainrule.ir.graph import Graph
+from chainrule.ir.machine import GPU
+from chainrule.ir.program import Program
+from chainrule.schedule import schedule
+from tests.codegen.cuda.programs import run_on_gpu
+from tests.codegen.running import drawn
+from tests.codegen.test_cpu_laws import assert_agrees, wanted
+from tests.cuda.ptx import PTXError
+from tests.schedule.graphs import attention, convolution, cross_entropy, embedding, layer_norm, mlp
+
+PROGRAMS: dict[str, tuple[Graph, int]] = {
+    "mlp_small": (mlp(2, 16, 16, 2), 1),
+    "mlp_large": (mlp(784, 256, 128, 10), 64),
+    "cross_entropy": (cross_entropy(k=1024), 4096),
+    "cross_entropy_narrow": (cross_entropy(k=10), 4096),
+    "layer_norm": (layer_norm(k=512), 4096),
+    "embedding": (embedding(v=1000, j=64), 1024),
+    "convolution": (convolution(c=16, o=16, h=14), 64),
+}
+
+
+def program_of(name: str) -> Program:
+    graph, batch = PROGRAMS[name]
+    return schedule(graph, training=True, sizes={"batch": batch}, machine=GPU)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_source_of(name: str, file_regression: FileRegressionFixture) -> None:
+    _, written = printed(program_of(name), "float32")
+    shown = {
+        source.text: f"# {source.threads} threads, blocks: {source.grid}, bytes of memory for each: {source.region}"
+        for source in written
+    }
+    file_regression.check(
+        "\n".join(f"{text}{launch}\n" for text, launch in shown.items()), basename=name, extension=".txt"
+    )
+
+
+def test_a_small_network_s_step_is_one_kernel() -> None:
+    program, written = printed(program_of("mlp_small"), "float32")
+    assert [k.name for k in program.kernels if k.name not in ("count_step", "factors")] == [program.kernels[-1].name]
+    assert written[-1].grid == 1
+
+
+@pytest.mark.parametrize("name", [*PROGRAMS, "attention"])
+def test_machine_code_has_no_doubles_no_spills_and_wide_accesses(name: str) -> None:
+    if name == "attention":
+        program = schedule(attention(h=4, t=64, d=32), training=True, sizes={"batch": 16}, machine=GPU)
+    else:
+        program = program_of(name)
+    program, written = printed(program, "float32")
+    sources = {symbol_of(s.job, "sm_90"): s for s in written}
+    made = compile_kernels([s.job for s in sources.values()], "sm_90")
+    for source, compiled in zip(sources.values(), made, strict=True):
+        found = figures(compiled.cubin)
+        if source.job.entry != "factors":
+            assert found.doubles == 0, source.text
+        if "local_" not in source.text:
+            assert found.local == 0, source.text
+        if "load4" in source.text:
+            assert found.loads.get(128), source.text
+        if "store4" in source.text:
+            assert found.stores.get(128), source.text
+        assert found.registers * source.threads <= 65536, source.text
+
+
+def law(graph: Graph, batch: int, element: str = "float64", planned: int = 4096) -> None:
+    """The law that a sabotaged mapping breaks: one step agrees with the reference. planned: for which batch."""
+    program = schedule(graph, training=True, sizes={"batch": planned}, machine=GPU)
+    values = drawn(graph, {"batch": batch})
+    assert_agrees(run_on_gpu(program, {"batch": batch}, values, element), wanted(graph, values, program), element)
+
+
+def test_turns_that_are_taken_to_be_independent_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    law(layer_norm(k=96), 9)
+    monkeypatch.setattr(mapping, "carried_by", lambda loop, tree, beside=(): ())
+    with pytest.raises((AssertionError, PTXError)):
+        law(layer_norm(k=96), 9)
+
+
+def test_a_missing_barrier_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teams.Since, "barrier", lambda since, w: since.clear())
+    with pytest.raises((AssertionError, PTXError)):
+        law(mlp(2, 16, 16, 2), 5, planned=5)
+
+
+def test_a_part_that_is_not_joined_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teams, "join", lambda c, part, spread, w: None)
+    with pytest.raises((AssertionError, PTXError)):
+        law(layer_norm(k=96), 9)
+
+
+def test_a_member_s_array_that_is_not_added_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    law(cross_entropy(k=10), 70)
+    monkeypatch.setattr(teams, "join_array", lambda k, spread, w: None)
+    monkeypatch.setattr(teams, "join", lambda c, part, spread, w: None)
+    with pytest.raises((AssertionError, PTXError)):
+        law(cross_entropy(k=10), 70)
+
+
+def test_groups_of_neighbours_that_begin_at_each_element_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    law(layer_norm(k=1024), 3, "float32")
+    monkeypatch.setattr(teams, "narrowed", lambda spread, count: spread.ranges)
+    with pytest.raises((AssertionError, PTXError)):
+        law(layer_norm(k=1024), 3, "float32")
+
+
+def test_factors_that_are_not_rounded_from_float64_would_show() -> None:
+    """What stands still is computed in float64, once: by the first kernel alone."""
+    program, written = printed(program_of("mlp_large"), "float32")
+    assert all("float64(" not in s.text for k, s in zip(program.kernels, written, strict=True) if k.name != "factors")
