@@ -52,6 +52,17 @@ def test_a_model_trains_predicts_and_differentiates_there_as_here(device):
     assert device.launched
 
 
+def test_a_sum_whose_places_move_with_the_rows_is_not_a_part_of_one(device):
+    """In attention along edges, a weight's gradient sums over nodes for each head."""
+    rng = np.random.default_rng(0)
+    batch = {"x": rng.normal(size=(5, 6)), "source": rng.integers(0, 5, 7), "target": rng.integers(0, 5, 7)}
+    batch |= {"seen": np.arange(4), "label": np.array([0, 1, 2, 0])}
+    here, there = (cr.load("graphs/gat.graph", features=6, classes=3).to(target) for target in ("cpu", "cuda"))
+    gradients = [model.gradients(dtype="float64", **batch)[1] for model in (here, there)]
+    for name, array in gradients[0].items():
+        np.testing.assert_allclose(gradients[1][name], array, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
 def test_a_run_from_a_recipe_learns_there_as_here(device, tmp_path):
     model = Path(MLP).read_text()
     (tmp_path / "mlp.graph").write_text(model)

@@ -123,7 +123,8 @@ FORM = (
     Case("attention", f"{ROWS}:attend", {"batch": 1, "heads": 2, "time": 37, "width": 16}),
     Case("graph", f"{ROWS}:graph_convolution", {"features": 8}, {"nodes": 30, "edges": 100}),
     Case("second order", f"{ROWS}:hessian_product", {"inputs": 6, "hidden": 7}),
-    perceptron(67, 64, 128, 128, 10, precision="tf32", tolerance=2e-2, name="products in TF32"),
+    # a relu that another rounding switches changes a small gradient by a whole sample's part
+    perceptron(67, 64, 128, 128, 10, precision="tf32", tolerance=1e-1, name="products in TF32"),
     perceptron(67, 64, 128, 128, 10, precision="bf16", tolerance=1e-1, name="products in bf16"),
 )  # fmt: skip
 

@@ -163,8 +163,12 @@ def rows_of_work(nest: Sequence[Loop], team: Team, tree: Tree) -> Spread | None:
             kind = carried_by(n, tree)
             if kind is None or not all(arrays or tree.is_variable(c.target.tensor) for c in kind):
                 break
+            met = [*carried, *(c for c in kind if c not in carried)]
+            moving = {n.range.symbol, *(row.range.symbol for row in rows)}
+            if any(moving & e.free_symbols for c in met for e in c.target.indices):
+                break  # its places move from row to row: no row has all of them as its part
             rows.append(n)
-            carried += [c for c in kind if c not in carried]
+            carried = met
         ranges = tuple(n.range for n in rows)
         if not rows or all(isinstance(n, Statement) for n in rows[-1].body):
             continue
