@@ -17,7 +17,8 @@ class Machine:
     more to start; parts: the same where each has a partial result, which somebody adds. tiles: one thread runs a
     block, in vectors, and a product shares a kernel with others, whose blocks its tiles want long; else threads share
     a block, and a product is a kernel of its own, whose tiles divide rows and columns. sums_apart: partial results
-    are so many that blocks of a kernel of their own add them.
+    are so many that blocks of a kernel of their own add them. typical: the size that an unbound dim is scheduled for,
+    unless the call says one.
     """
 
     tiny_ns: float
@@ -27,9 +28,19 @@ class Machine:
     parts: int
     tiles: bool
     sums_apart: bool
+    typical: int
 
 
-CPU = Machine(tiny_ns=2_000.0, serial_ns=30_000.0, block_ns=10_000.0, blocks=64, parts=64, tiles=True, sums_apart=False)
+CPU = Machine(
+    tiny_ns=2_000.0,
+    serial_ns=30_000.0,
+    block_ns=10_000.0,
+    blocks=64,
+    parts=64,
+    tiles=True,
+    sums_apart=False,
+    typical=32,
+)
 
 GPU = Machine(
     tiny_ns=2_000.0,
@@ -39,5 +50,6 @@ GPU = Machine(
     parts=264,  # two for each of an H200's 132 multiprocessors
     tiles=False,
     sums_apart=True,
+    typical=256,
 )
 """A block is one of a grid (a CTA), whose threads share its loops."""

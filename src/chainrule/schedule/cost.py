@@ -14,15 +14,13 @@ import sympy as sp
 from chainrule.ir.cost import BYTES, operations
 from chainrule.ir.formula import DType, Extent
 from chainrule.ir.graph import Dim, Graph
+from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.value import value
 from chainrule.schedule.task import Task
 
-TYPICAL = 32
-"""The size that an unbound dim is scheduled for, unless the call says one."""
-
 MANY = 4096
-"""The same for dims that inputs count through, as edges do through nodes, and for how many of these there are. A dim
-with a greatest size is scheduled for that, if it is no more than this."""
+"""The size that dims are scheduled for, unless the call says one, that inputs count through, as edges do through
+nodes, and how many of these there are. A dim with a greatest size is scheduled for that, if it is no more than this."""
 
 PRODUCT_NS = sp.Rational(1, 64)
 """Nanoseconds of one multiply-add in a register tile: 128 GFLOP/s, half of what AVX-512 reaches."""
@@ -37,7 +35,8 @@ FUNCTION_NS = sp.Rational(1, 2)
 class Sizes:
     """The sizes that choices are made for; the program is right for every other."""
 
-    def __init__(self, graph: Graph, given: Mapping[str, int] | None = None) -> None:
+    def __init__(self, graph: Graph, given: Mapping[str, int] | None = None, machine: Machine = CPU) -> None:
+        self.typical = machine.typical
         self.known: dict[sp.Basic, int] = {}
         indices = [t for t in graph.inputs if t.bound is not None and not t.bound.is_Integer]
         self.many = {s.name for t in indices for e in (t.bound, *t.shape) if e is not None for s in e.free_symbols}
@@ -51,7 +50,7 @@ class Sizes:
         if size is None and dim.definition is not None:
             size = max(int(value(dim.definition, self.known)), 0)
         elif size is None:
-            usual = MANY if dim.name in self.many or dim.maximum is not None else TYPICAL
+            usual = MANY if dim.name in self.many or dim.maximum is not None else self.typical
             greatest = usual if dim.maximum is None else min(dim.maximum, usual)
             size = max(greatest, dim.minimum)
         self.known[_dim(dim.name)] = size

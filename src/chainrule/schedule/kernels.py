@@ -138,8 +138,10 @@ class Planner:
         self.add(t, len(self.drafts), index.symbol, Draft(index))
 
     def is_alone(self, t: int) -> bool:
-        """Whether `t` is a product whose own tiles divide the machine: it shares no kernel."""
-        return t in self.contractions and not self.machine.tiles and not self.serial
+        """Whether `t` shares no kernel: a product whose own tiles divide the machine, or a sum into computed places,
+        each of which has an owner."""
+        own = t in self.contractions or (bool(self.links.tasks[t].scattered) and bool(self.options(t)))
+        return own and not self.machine.tiles and not self.serial
 
     def begins(self, t: int) -> bool:
         """Whether `t` begins a kernel because a layer begins with it: equal layers then have equal kernels. Not after

@@ -65,7 +65,7 @@ def schedule(
     sizes, with floats of `item` bytes; raises ChainruleError if they cannot suffice. choices: of convolutions.
     machine: what runs the kernels.
     """
-    typical = Sizes(graph, sizes)
+    typical = Sizes(graph, sizes, machine)
     plain = accurate or not machine.tiles  # Winograd's transforms are for register tiles
     graph, chosen = lay_out(graph, typical, accurate=plain, item=item, choices=choices)
     work = work_of(graph, typical)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
-from chainrule.codegen.cuda import mapping, teams
+from chainrule.codegen.cuda import mapping, scatter, teams
 from chainrule.codegen.cuda.emit import printed
 from chainrule.codegen.cuda.objects import compile_kernels, symbol_of
 from chainrule.codegen.cuda.toolkit import figures
@@ -114,6 +114,24 @@ def test_groups_of_neighbours_that_begin_at_each_element_are_noticed(monkeypatch
     monkeypatch.setattr(teams, "narrowed", lambda spread, count: spread.ranges)
     with pytest.raises((AssertionError, PTXError)):
         law(layer_norm(k=1024), 3, "float32")
+
+
+@pytest.mark.parametrize("rows", [1, 5, 200])
+def test_sums_into_computed_places_are_added_by_owners_in_the_written_order(rows: int) -> None:
+    """Twice the same, to the bit, wherever the terms go."""
+    graph = embedding(v=rows, j=12)
+    program = schedule(graph, training=True, sizes={"batch": 4096}, machine=GPU)
+    assert any("owner" in source.text for source in printed(program, "float32")[1])
+    values = drawn(graph, {"batch": 90})
+    assert_agrees(run_on_gpu(program, {"batch": 90}, values, "float64"), wanted(graph, values, program), "float64")
+
+
+def test_places_without_an_owner_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scatter, "owners", lambda places, beside: 4)
+    law(embedding(v=9, j=12), 70)
+    monkeypatch.setattr(scatter, "remainder", lambda place, many: scatter.OWNER)  # all are everyone's
+    with pytest.raises((AssertionError, PTXError)):
+        law(embedding(v=9, j=12), 70)
 
 
 def test_factors_that_are_not_rounded_from_float64_would_show() -> None:

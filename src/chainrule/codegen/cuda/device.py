@@ -44,5 +44,11 @@ TILES = ((128, 128), (64, 64), (32, 64), (64, 32), (32, 32), (16, 64), (64, 16),
 FILLED = 132
 """Multiprocessors of an H200: fewer tiles leave some idle."""
 
+OWNERS = 64
+"""Of the places of a sum into computed places, at least: two warps' worth for each row of a wide tensor."""
+
+OWNER_THREADS = 1 << 15
+"""So many threads add by owners, if there are places: a quarter of what an H200 holds at a time."""
+
 UNKNOWN = 64
 """What an extent counts for that is known when inputs are."""

@@ -33,6 +33,7 @@ from chainrule.codegen.cuda.device import (
     WARP,
     WARP_ROW,
 )
+from chainrule.codegen.cuda.scatter import by_owners
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Team, Tiled, Turns
 from chainrule.codegen.cuda.turns import Tree, carried_by, count, places_of, retargeted
 from chainrule.codegen.kernel import nest_of
@@ -47,8 +48,7 @@ def mapped(kernel: Kernel, buffers: Mapping[str, Buffer]) -> Plan:
     whole = None if kernel.block is None else unblocked(kernel)
     if whole is not None:
         tree = Tree(whole, buffers)
-        (node,) = whole.body
-        found = spread_over_grid(node, tree)
+        found = by_owners(whole, tree) if len(whole.body) > 1 else spread_over_grid(whole.body[0], tree)
         if found is not None:
             return Plan((found,), whole, THREADS, arrays_of((found,), tree), tuple(tree.added))
         tree = Tree(kernel, buffers)
@@ -60,15 +60,15 @@ def mapped(kernel: Kernel, buffers: Mapping[str, Buffer]) -> Plan:
 
 
 def unblocked(kernel: Kernel) -> Kernel | None:
-    """`kernel` as one nest over whole extents, if nothing in it counts blocks or is as long as one."""
+    """`kernel` over whole extents, if nothing in it counts blocks or is as long as one."""
     block = kernel.block
     assert block is not None
-    if len(kernel.body) != 1 or any(b.shape for b in kernel.locals):
+    if any(b.shape for b in kernel.locals):
         return None
     names = {block.first: sp.S.Zero, block.last: block.extent}
-    (node,) = (renamed(n, names) for n in kernel.body)
-    symbols = {s for leaf in leaves((node,)) for s in free_symbols(leaf)}
-    return None if {block.number, block.first} & symbols else replace(kernel, body=(node,), block=None)
+    body = tuple(renamed(n, names) for n in kernel.body)
+    symbols = {s for leaf in leaves(body) for s in free_symbols(leaf)}
+    return None if {block.number, block.first} & symbols else replace(kernel, body=body, block=None)
 
 
 def renamed(node: Leaf, names: Mapping[sp.Basic, sp.Basic]) -> Leaf:
