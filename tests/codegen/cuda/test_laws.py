@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chainrule.ir.graph import Graph
 from chainrule.ir.machine import GPU
@@ -14,6 +17,8 @@ from tests.codegen.cuda.programs import run_on_gpu
 from tests.codegen.graphs import GRAPHS
 from tests.codegen.running import drawn
 from tests.codegen.test_cpu_laws import assert_agrees, products, wanted
+from tests.schedule.laws import values_of
+from tests.schedule.strategies import graphs
 
 
 @cache
@@ -43,3 +48,19 @@ def test_products_of_any_size_agree_with_the_reference(shape):
     want = wanted(graph, values, PRODUCTS)
     for element in ("float64", "float32"):
         assert_agrees(run_on_gpu(PRODUCTS, sizes, values, element), want, element)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    graph=graphs(),
+    n=st.integers(0, 40),
+    m=st.integers(0, 40),
+    planned=st.sampled_from([1, 64, 4096]),
+    blocked=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_random_graphs_keep_the_law(graph, n, m, planned, blocked, seed):
+    machine = replace(GPU, serial_ns=0.0, tiny_ns=0.0) if blocked else GPU
+    program = schedule(graph, training=True, sizes={"n": planned, "m": planned}, machine=machine)
+    values = values_of(graph, {"n": n, "m": m}, seed)
+    assert_agrees(run_on_gpu(program, {"n": n, "m": m}, values, "float64"), wanted(graph, values, program), "float64")
