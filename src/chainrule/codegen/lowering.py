@@ -315,6 +315,10 @@ def call_traced(
     return of.like(builder.call(found, [value.value for value in values]), result or of.element)
 
 
+TRACED: dict[Any, tuple[Callable[..., Any], bool]] = {}
+"""What is elementwise: its source, and whether integers stay integers."""
+
+
 def elementwise(
     function: Any,
     source: Callable[..., Any],
@@ -358,6 +362,7 @@ def elementwise(
         return call_traced(function.__name__, chosen, builder, values, result).value
 
     lowered(function, typer, emitter)
+    TRACED[function] = source, integers
 
 
 NUMBA: dict[str, Any] = {

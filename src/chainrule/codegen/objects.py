@@ -22,7 +22,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -118,9 +118,9 @@ def assembly(job: Job, target: Target) -> str:
         return str(machine.emit_assembly(module))
 
 
-def plain(source: str, entry: str) -> Callable[..., None]:
-    """The kernel as a plain Python function of NumPy arrays: slow, for debugging."""
-    return _define(source, entry)
+def plain(source: str, entry: str, names: Mapping[str, Any] = NAMES) -> Callable[..., None]:
+    """The kernel as a plain Python function of NumPy arrays: slow, for debugging. names: all that it can name."""
+    return _define(source, entry, names)
 
 
 def symbol_of(job: Job, target: Target) -> str:
@@ -230,11 +230,11 @@ def _renamed(source: str, entry: str) -> tuple[str, tuple[str, ...]]:
     return ast.unparse(ast.fix_missing_locations(ast.Module(renamed, []))), names
 
 
-def _define(source: str, entry: str) -> Callable[..., None]:
+def _define(source: str, entry: str, names: Mapping[str, Any]) -> Callable[..., None]:
     """Run generated text that defines a function, in a namespace that holds our own functions only."""
     tree = ast.parse(source)
     tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    space = dict(NAMES)
+    space = dict(names)
     exec(compile(tree, f"<{entry}>", "exec"), space)
     function: Callable[..., None] = space[entry]
     return function

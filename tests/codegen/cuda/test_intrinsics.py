@@ -141,8 +141,8 @@ def test_the_standard_forms_compute_what_they_say() -> None:
 
 
 def test_a_reduction_that_leaves_out_a_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = reductions._within
-    monkeypatch.setattr(reductions, "_within", lambda x, combine, width: whole(x, combine, max(width // 2, 1)))
+    whole = reductions.within
+    monkeypatch.setattr(reductions, "within", lambda x, combine, width: whole(x, combine, max(width // 2, 1)))
     with pytest.raises(AssertionError):
         test_a_warp_reduces_to_every_lane_in_one_order("sum", "float32")
 

@@ -37,7 +37,7 @@ def _butterfly(builder: ir.IRBuilder, word: ir.Value, distance: int) -> ir.Value
     return builder.call(known, [I32(-1), word, I32(distance), I32(WARP - 1)])
 
 
-def _within(x: Traced, combine: Callable[..., Any], width: int) -> Traced:
+def within(x: Traced, combine: Callable[..., Any], width: int) -> Traced:
     """The combination of `width` neighbouring lanes, in all of them, in an order that is the same in all."""
     distance = width // 2
     while distance:
@@ -46,10 +46,10 @@ def _within(x: Traced, combine: Callable[..., Any], width: int) -> Traced:
     return x
 
 
-def _across(context: Any, x: Traced, combine: Callable[..., Any], name: str, warps: int, neutral: float) -> Traced:
+def across(context: Any, x: Traced, combine: Callable[..., Any], name: str, warps: int, neutral: float) -> Traced:
     """The combination of all lanes of all `warps` warps: a row of shared memory holds one value of each warp."""
     b = x.builder
-    x = _within(x, combine, WARP)
+    x = within(x, combine, WARP)
     if warps == 1:
         return x
     row = b.module.globals.get(name)
@@ -65,7 +65,7 @@ def _across(context: Any, x: Traced, combine: Callable[..., Any], name: str, war
     read = b.load(b.gep(row, [place], inbounds=True))
     if width != warps:
         read = b.select(b.icmp_unsigned("<", place, I64(warps)), read, x.const(neutral).value)
-    return _within(x.like(read), combine, width)
+    return within(x.like(read), combine, width)
 
 
 def _limit(x: Traced, most: bool) -> float:
@@ -123,7 +123,7 @@ def _over_warp(name: str) -> Any:
     def emitter(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
         width = sig.args[1].literal_value if len(sig.args) == 2 else WARP
         x = Traced(builder, args[0], str(element_name(sig.return_type)))
-        return _within(x, combine, width).value
+        return within(x, combine, width).value
 
     lowered(reduce, typer, emitter)
     return reduce
@@ -148,7 +148,7 @@ def _over_block(name: str) -> Any:
     def emitter(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
         x = Traced(builder, args[0], str(element_name(sig.return_type)))
         row = f"row_{x.element}"
-        return _across(context, x, combine, row, sig.args[1].literal_value, neutral(x)).value
+        return across(context, x, combine, row, sig.args[1].literal_value, neutral(x)).value
 
     lowered(reduce, typer, emitter)
     return reduce
