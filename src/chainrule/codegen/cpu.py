@@ -23,7 +23,6 @@ from chainrule.codegen.compose import Made, composed
 from chainrule.codegen.contraction import Epilogue, write_product
 from chainrule.codegen.epilogue import arranged, is_alone
 from chainrule.codegen.equal import Form, form_of
-from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.kept import Kept
 from chainrule.codegen.kernel import (
     DEEPEST,
@@ -36,7 +35,7 @@ from chainrule.codegen.kernel import (
     parameters_of,
 )
 from chainrule.codegen.layout import executable_of
-from chainrule.codegen.names import Names, plain
+from chainrule.codegen.names import Names
 from chainrule.codegen.objects import NAMES as LIBRARY
 from chainrule.codegen.objects import Compiled, Job, assembly, symbol_of, undefined_symbols
 from chainrule.codegen.shared import shared
@@ -227,18 +226,10 @@ def _write_blocks(kernel: Kernel, w: Writer) -> None:
         with w.inside("if lo < hi:"):
             write_leaves(kernel.body, w)
         return
-    number, index = w.names.fresh("block"), plain(block.pretty) or "block"
-    first, last = w.names.fresh(f"{index}_first"), w.names.fresh(f"{index}_last")
-    w.symbols |= {
-        block.number: Symbol(number, "integer"),
-        block.first: Symbol(first, "integer"),
-        block.last: Symbol(last, "integer"),
-    }
+    number, lines = w.open_block(block)
     with w.inside(f"for {number} in range(lo, hi):"):
-        w.line(f"{first} = {number} * {block.size}")
-        whole = block.extent.is_Integer and int(block.extent) % block.size == 0
-        end = f"{first} + {block.size}"
-        w.line(f"{last} = {end}" if whole else f"{last} = {w.call('minimum')}({end}, {w.integer(block.extent)})")
+        for line in lines:
+            w.line(line)
         write_leaves(kernel.body, w)
 
 

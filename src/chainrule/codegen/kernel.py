@@ -24,7 +24,7 @@ from chainrule.codegen.target import Target
 from chainrule.errors import ChainruleError
 from chainrule.executable import Precision
 from chainrule.ir.formula import Access, DType
-from chainrule.ir.program import Buffer, Kernel, Loop, Range, greatest
+from chainrule.ir.program import Block, Buffer, Kernel, Loop, Range, greatest
 
 Element = Literal["float32", "float64"]
 
@@ -297,6 +297,20 @@ class Writer:
             self.open.append(ranges[-1].symbol)
             yield
             self.open.pop()
+
+    def open_block(self, block: Block, called: str = "block") -> tuple[str, list[str]]:
+        """A name for the number of a block, and the lines that say where its part of the range begins and ends."""
+        number, index = self.names.fresh(called), plain(block.pretty) or "block"
+        first, last = self.names.fresh(f"{index}_first"), self.names.fresh(f"{index}_last")
+        self.symbols |= {
+            block.number: Symbol(number, "integer"),
+            block.first: Symbol(first, "integer"),
+            block.last: Symbol(last, "integer"),
+        }
+        whole = block.extent.is_Integer and int(block.extent) % block.size == 0
+        end = f"{first} + {block.size}"
+        least = end if whole else f"{self.call('minimum')}({end}, {self.integer(block.extent)})"
+        return number, [f"{first} = {number} * {block.size}", f"{last} = {least}"]
 
     def holds(self, conditions: list[sp.Basic], slots: Mapping[sp.Symbol, Symbol]) -> str:
         """All of `conditions`, as source."""

@@ -84,15 +84,15 @@ def _read(access: Access, always: bool, slots: Mapping[sp.Symbol, Symbol], w: Wr
     w.read.add(access.tensor)
     text = w.place(access, slots)
     kind = {DType.FLOAT: "real", DType.INT: "integer", DType.BOOL: "condition"}[buffer.dtype]
-    inside = _bounds(access, buffer, slots, w) if access.outside is not None or not always else ""
+    inside = bounds(access, buffer, slots, w) if access.outside is not None or not always else ""
     if inside:
         outside = sp.S.Zero if access.outside is None else access.outside
-        other = _as_stored(outside, buffer.dtype, slots, w)
+        other = as_stored(outside, buffer.dtype, slots, w)
         text = f"({text} if {inside} else {other})"
     return Symbol(text, kind, moves)  # type: ignore[arg-type]
 
 
-def _bounds(access: Access, buffer: Buffer, slots: Mapping[sp.Symbol, Symbol], w: Writer) -> str:
+def bounds(access: Access, buffer: Buffer, slots: Mapping[sp.Symbol, Symbol], w: Writer) -> str:
     """The condition that the access is inside its buffer, as far as the loops do not show it."""
     if len(access.indices) < len(buffer.shape):
         return ""  # a flat position, in a loop over all elements
@@ -116,7 +116,7 @@ def _draw(buffer: Buffer, access: Access, slots: Mapping[sp.Symbol, Symbol], w: 
     return f"{w.call(w.element)}({draw})"
 
 
-def _as_stored(e: sp.Basic, dtype: DType, slots: Mapping[sp.Symbol, Symbol], w: Writer) -> str:
+def as_stored(e: sp.Basic, dtype: DType, slots: Mapping[sp.Symbol, Symbol], w: Writer) -> str:
     """`e` as an element of a tensor of `dtype`."""
     scope = w.scope(slots)
     match dtype:
@@ -149,7 +149,7 @@ def _store(statement: Statement, value: sp.Basic, slots: Mapping[sp.Symbol, Symb
     if statement.reduce is Reduce.ARGMAX:
         _argmax(statement, target, real(value, w.scope(slots)).text, slots, comment, w)
         return
-    new = _as_stored(value, dtype, slots, w)
+    new = as_stored(value, dtype, slots, w)
     if statement.reduce is None:
         w.line(f"{target} = {new}", comment)
     elif dtype is DType.BOOL:

@@ -48,6 +48,15 @@ class DType(Enum):
         return Sort.REAL if self is DType.FLOAT else Sort.INTEGER
 
 
+def identity_of(reduce: Reduce, dtype: DType) -> sp.Expr:
+    """What an accumulator starts at; the least and greatest int64 stand for the infinities."""
+    identity = reduce.identity
+    assert identity is not None
+    if dtype is not DType.FLOAT and identity.is_infinite:
+        return sp.Integer(-(2**63)) if identity.is_extended_negative else sp.Integer(2**63 - 1)
+    return identity
+
+
 @dataclass(frozen=True)
 class Index:
     """A loop variable: 0 <= symbol < extent. Its pretty name prints, and is outside equality."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import sympy as sp
 
 from chainrule.ir.expression import index_symbol
-from chainrule.ir.formula import Access, DType, Index, Reduce
+from chainrule.ir.formula import Access, DType, Index, Reduce, identity_of
 from chainrule.ir.program import Block, Buffer, Leaf, Loop, Product, Range, Statement
 from chainrule.schedule.clips import Clip, clips_of
 from chainrule.schedule.storage import (
@@ -27,7 +27,7 @@ from chainrule.schedule.storage import (
     span,
     steps_of,
 )
-from chainrule.schedule.task import PART, Task, fresh, identity_of
+from chainrule.schedule.task import PART, Task, fresh
 from chainrule.schedule.tree import Branch, Ground, Twig
 from chainrule.schedule.unroll import unrolled
 

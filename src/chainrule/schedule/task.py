@@ -230,15 +230,6 @@ def partial_of(task: Task, blocks: sp.Symbol, out: str) -> tuple[Task, Formula]:
     return part, total
 
 
-def identity_of(reduce: Reduce, dtype: DType) -> sp.Expr:
-    """What an accumulator starts at; the least and greatest int64 stand for the infinities."""
-    identity = reduce.identity
-    assert identity is not None
-    if dtype is not DType.FLOAT and identity.is_infinite:
-        return sp.Integer(-(2**63)) if identity.is_extended_negative else sp.Integer(2**63 - 1)
-    return identity
-
-
 def fresh(name: str, taken: Iterable[str]) -> str:
     known, k, found = set(taken), 2, name
     while found in known:

@@ -14,10 +14,9 @@ from chainrule.codegen.cuda.product import tiles_of, write_tile
 from chainrule.codegen.cuda.team import Plan, Spread, Team, Tiled
 from chainrule.codegen.cuda.teams import Since, write_nodes
 from chainrule.codegen.cuda.writer import CudaWriter
-from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.kernel import Element, KernelSource, docstring, parameters_of
 from chainrule.codegen.layout import blocks
-from chainrule.codegen.names import Names, plain
+from chainrule.codegen.names import Names
 from chainrule.codegen.native import Array
 from chainrule.codegen.target import host
 from chainrule.executable import Precision
@@ -85,18 +84,9 @@ def _write(kernel: Kernel, plan: Plan, w: CudaWriter) -> None:
     """A block of the kernel's range, where it has one that is kept; else all of it."""
     block = kernel.block
     if block is not None:
-        number, index = w.names.fresh("block_number"), plain(block.pretty) or "block"
-        first, last = w.names.fresh(f"{index}_first"), w.names.fresh(f"{index}_last")
-        w.symbols |= {
-            block.number: Symbol(number, "integer"),
-            block.first: Symbol(first, "integer"),
-            block.last: Symbol(last, "integer"),
-        }
-        w.line(f"{number} = {w.call('block')}()")
-        w.line(f"{first} = {number} * {block.size}")
-        even = block.extent.is_Integer and int(block.extent) % block.size == 0
-        end = f"{first} + {block.size}"
-        w.line(f"{last} = {end}" if even else f"{last} = {w.call('minimum')}({end}, {w.integer(block.extent)})")
+        number, lines = w.open_block(block, "block_number")
+        for line in (f"{number} = {w.call('block')}()", *lines):
+            w.line(line)
     team = Team.BLOCK if plan.whole is None else Team.GRID
     if plan.whole is not None and isinstance(plan.body[0], Tiled):
         write_tile(plan.body[0], w)

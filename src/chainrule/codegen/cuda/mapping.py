@@ -38,7 +38,7 @@ from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Tea
 from chainrule.codegen.cuda.turns import Tree, carried_by, count, places_of, retargeted
 from chainrule.codegen.kernel import nest_of
 from chainrule.ir.expression import is_slot, slot
-from chainrule.ir.formula import Access, DType, Reduce
+from chainrule.ir.formula import Access, DType, Reduce, identity_of
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves
 
 
@@ -281,19 +281,11 @@ def accumulated(
         assert s.reduce is not None
         dtype = tree.dtype(s.target.tensor)
         total = Access(tree.local(s.target.tensor, dtype), ())
-        begun.append(Statement(total, identity(s.reduce, dtype), origin=s.origin, text=s.text))
+        begun.append(Statement(total, identity_of(s.reduce, dtype), origin=s.origin, text=s.text))
         turned.append(replace(s, target=total))
         value = slot(0, dtype.sort)
         stored.append(Statement(s.target, value, (total,), reduce=s.reduce, origin=s.origin, text=s.text))
     return tuple(begun), tuple(turned), tuple(stored)
-
-
-def identity(reduce: Reduce, dtype: DType) -> sp.Expr:
-    e = reduce.identity
-    assert e is not None
-    if dtype is not DType.FLOAT and e.is_infinite:
-        return sp.Integer(-(2**63)) if e.is_extended_negative else sp.Integer(2**63 - 1)
-    return e
 
 
 def places(

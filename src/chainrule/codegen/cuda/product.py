@@ -22,7 +22,7 @@ from chainrule.codegen.cuda.team import Tiled
 from chainrule.codegen.cuda.teams import split
 from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.expressions import Symbol, literal, real
-from chainrule.codegen.statement import _bounds, comment_of
+from chainrule.codegen.statement import bounds, comment_of
 from chainrule.ir.expression import product, quotient
 from chainrule.ir.formula import Access
 from chainrule.ir.program import Range
@@ -141,7 +141,7 @@ def _copy(side: Side, inner: Sequence[Range], first: str, threads: int, w: CudaW
         ):
             text = w.place(side.access, {})
             buffer = w.buffer(side.access.tensor)
-            inside = _bounds(side.access, buffer, {}, w) if side.access.outside is not None else ""
+            inside = bounds(side.access, buffer, {}, w) if side.access.outside is not None else ""
             if inside:
                 with w.inside(f"if {inside}:"):
                     w.line(f"{value} = {text}")

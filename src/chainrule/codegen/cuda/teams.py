@@ -15,13 +15,12 @@ import sympy as sp
 
 from chainrule.codegen.cuda.device import WARP
 from chainrule.codegen.cuda.groups import group_of, narrowed, write_group
-from chainrule.codegen.cuda.mapping import identity
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Spread, Team, Tiled, Turns, touched
 from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.expressions import Symbol
-from chainrule.codegen.statement import _as_stored, write_statement
+from chainrule.codegen.statement import as_stored, write_statement
 from chainrule.errors import ChainruleError
-from chainrule.ir.formula import Reduce
+from chainrule.ir.formula import Reduce, identity_of
 from chainrule.ir.program import Range, Statement
 
 JOINS = {Reduce.SUM: "sum", Reduce.PROD: "prod", Reduce.MAX: "max", Reduce.MIN: "min"}
@@ -261,7 +260,7 @@ def begin_part(c: Carried, w: CudaWriter) -> Part:
 
 def start_of(c: Carried, w: CudaWriter) -> str:
     dtype = w.buffer(c.target.tensor).dtype
-    return _as_stored(identity(c.reduce, dtype), dtype, {}, w)
+    return as_stored(identity_of(c.reduce, dtype), dtype, {}, w)
 
 
 def join(c: Carried, part: Part, spread: Spread, w: CudaWriter) -> None:
