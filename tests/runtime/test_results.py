@@ -15,7 +15,9 @@ from chainrule.runtime.step import IN_PLACE, Runner
 from chainrule.runtime.store import Store
 from chainrule.runtime.tape import Uses
 from tests.runtime.programs import chain, regression, walker
-from tests.runtime.test_step import Foreign, reference, runner
+from tests.runtime.test_step import Foreign, OnCpu, reference
+
+runner = OnCpu()
 
 ROWS = max(LENT, IN_PLACE) // 4 + 3
 X, Y = np.random.default_rng(0).normal(size=(2, ROWS, 3)).astype(np.float32)

@@ -10,7 +10,9 @@ import pytest
 from chainrule.runtime import take
 from chainrule.runtime.store import Store
 from tests.runtime.programs import regression
-from tests.runtime.test_step import runner
+from tests.runtime.test_step import OnCpu
+
+runner = OnCpu()
 
 X, Y = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import os
 import threading
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ class Driver:
         self.pending: list = []
         self.recorded: list | None = None
         self.graphs: dict[int, list] = {}
+        self.numbers = itertools.count(1)
         self.modules: dict[int, str] = {}
         self.said: list[str] = []
         self.fails = 0
@@ -170,7 +172,7 @@ class Driver:
 
     def cuStreamEndCapture(self, stream):
         graph, self.recorded = self.recorded, None
-        number = len(self.said) + len(self.graphs) + 1
+        number = next(self.numbers)
         self.graphs[number] = graph
         return 0, number
 
