@@ -40,7 +40,7 @@ def entry(ptx: str) -> str:
 def launch(ptx: str | bytes, grid: int, threads: int, *arguments: Any, races: bool = True) -> list[np.ndarray]:
     """What the arrays among `arguments` hold after one launch; numbers are passed as they are."""
     text = ptx if isinstance(ptx, str) else ptx.decode()
-    device = Interpreter(1 << 28, races)
+    device = Interpreter(1 << 30, races)
     words, arrays = [], []
     for x in arguments:
         if isinstance(x, np.ndarray):

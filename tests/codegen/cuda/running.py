@@ -8,7 +8,7 @@ import numpy as np
 
 from chainrule.codegen.cuda.objects import Compiled, Job, compile_kernel
 from tests.codegen.cuda.kernels import at_each
-from tests.cuda.device import Interpreter
+from tests.cuda.running import launch
 
 
 def run(job: Job, grid: int, *arguments: Any, arch: str = "sm_90", races: bool = True) -> list[np.ndarray]:
@@ -17,19 +17,7 @@ def run(job: Job, grid: int, *arguments: Any, arch: str = "sm_90", races: bool =
 
 
 def launched(compiled: Compiled, grid: int, threads: int, *arguments: Any, races: bool = True) -> list[np.ndarray]:
-    device = Interpreter(1 << 30, races)
-    words, arrays = [], []
-    for x in arguments:
-        if isinstance(x, np.ndarray):
-            words.append(device.allocate(x.nbytes))
-            device.write(words[-1], x)
-            arrays.append((words[-1], np.empty_like(x)))
-        else:
-            words.append(int(x))
-    device.launch(device.load(compiled.cubin, compiled.ptx, compiled.symbol), grid, threads, words)
-    for address, into in arrays:
-        device.read(address, into)
-    return [into for _, into in arrays]
+    return launch(compiled.ptx, grid, threads, *arguments, races=races)
 
 
 def values_of(value: str, *parts: np.ndarray, target: str | None = None) -> np.ndarray:

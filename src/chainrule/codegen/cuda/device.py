@@ -14,6 +14,9 @@ THREADS = 256
 MOST_THREADS = 512
 """Of a block that is a kernel alone: more would leave each fewer registers than a formula wants."""
 
+WIDEST = 8
+"""Bytes of an element at most."""
+
 ACCESS = 16
 """Bytes of the widest load or store of a thread."""
 

@@ -18,6 +18,7 @@ import sympy as sp
 
 from chainrule.codegen.cuda.device import ACCESS, WARP
 from chainrule.codegen.cuda.team import Spread, Team
+from chainrule.codegen.cuda.turns import touches
 from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.native import ITEM
@@ -41,12 +42,7 @@ def group_of(spread: Spread, w: CudaWriter) -> int:
     threads = {Team.WARP: WARP, Team.BLOCK: w.threads, Team.GRID: 1}[spread.team]
     if all(n.is_Integer for n in turns) and sp.Mul(*turns) < count * threads:
         return 1
-    return count if any(is_row(a, last, count, w) for s in statements for a in _touched(s)) else 1
-
-
-def _touched(s: Statement) -> tuple[Access, ...]:
-    reads, target = accesses(s)
-    return (*reads, target)
+    return count if any(is_row(a, last, count, w) for s in statements for a in touches(s)) else 1
 
 
 def is_row(access: Access, last: Range, count: int, w: CudaWriter) -> bool:
@@ -118,5 +114,5 @@ def _names(tensor: str, count: int, w: CudaWriter) -> list[str]:
 
 def _moves(s: Statement, last: Range, count: int, w: CudaWriter) -> bool:
     """Whether more than rows changes from neighbour to neighbour."""
-    others = (a for a in _touched(s) if not is_row(a, last, count, w))
+    others = (a for a in touches(s) if not is_row(a, last, count, w))
     return last.symbol in s.value.free_symbols or any(last.symbol in e.free_symbols for a in others for e in a.indices)

@@ -32,6 +32,7 @@ from chainrule.codegen.cuda.device import (
     TILES,
     WARP,
     WARP_ROW,
+    WIDEST,
 )
 from chainrule.codegen.cuda.scatter import by_owners
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Team, Tiled, Turns
@@ -201,24 +202,21 @@ def members_for(body: Sequence[Leaf], tree: Tree, team: Team) -> Team:
     """The team whose size a row of work fills: a thread, a warp, or a block."""
     inner = max((work(node, tree) for node in body), default=1)
     arrays = private_arrays(body, tree)
-    if inner <= THREAD_ROW and all(n.is_Integer and n <= PRIVATE for n, _ in arrays):
+    if inner <= THREAD_ROW and all(n.is_Integer and n <= PRIVATE for n in arrays):
         return Team.THREAD
     warps = (THREADS if tree.kernel.block is not None or team is Team.GRID else MOST_THREADS) // WARP
-    fits = all(n.is_Integer for n, _ in arrays) and sum(int(n) * b for n, b in arrays) * warps <= SHARED_BYTES
+    fits = all(n.is_Integer for n in arrays) and sum(map(int, arrays)) * WIDEST * warps <= SHARED_BYTES
     if inner <= WARP_ROW and fits:
         return Team.WARP
     return Team.BLOCK
 
 
-def private_arrays(body: Sequence[Leaf], tree: Tree) -> list[tuple[sp.Expr, int]]:
-    """Elements of each scratch array that only `body` touches, and bytes of one."""
-    inside = count(body)
-    found = []
-    for name, times in inside.items():
-        buffer = tree.buffers.get(name)
-        if buffer is not None and buffer.space == "scratch" and buffer.shape and tree.is_own(name, times):
-            found.append((sp.Mul(*buffer.shape), 8))
-    return found
+def private_arrays(body: Sequence[Leaf], tree: Tree) -> list[sp.Expr]:
+    """Elements of each scratch array that only `body` touches."""
+    own = (
+        tree.buffers[name] for name, times in count(body).items() if name in tree.buffers and tree.is_own(name, times)
+    )
+    return [sp.Mul(*buffer.shape) for buffer in own if buffer.shape]
 
 
 def work(node: Leaf, tree: Tree) -> int:

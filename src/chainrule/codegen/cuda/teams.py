@@ -115,9 +115,9 @@ def write_turns(turns: Turns, team: Team, w: CudaWriter, since: Since) -> None:
 
 def write_spread(spread: Spread, w: CudaWriter) -> None:
     parts = [begin_part(c, w) for c in spread.carried]
-    before = {name: w.variables[name] for part in parts for name in part.own}
+    before = {name: w.variables[name] for part in parts for name in part}
     for part in parts:
-        w.variables.update(part.own)
+        w.variables.update(part)
     for k in spread.kept:
         clear(k, spread, w)
     since = Since(spread.members)
@@ -236,11 +236,8 @@ def stride(spread: Spread, w: CudaWriter) -> tuple[str, str]:
 # Sums whose parts several threads have.
 
 
-@dataclass(frozen=True)
-class Part:
-    """What each thread adds to: local names in place of the variables of the whole."""
-
-    own: dict[str, str]
+Part = dict[str, str]
+"""What each thread adds to: local names in place of the variables of the whole."""
 
 
 def begin_part(c: Carried, w: CudaWriter) -> Part:
@@ -255,7 +252,7 @@ def begin_part(c: Carried, w: CudaWriter) -> Part:
         w.line(f"{own[c.companion]} = {greatest}")
     else:
         w.line(f"{own[name]} = {start_of(c, w)}")
-    return Part(own)
+    return own
 
 
 def start_of(c: Carried, w: CudaWriter) -> str:
@@ -265,10 +262,10 @@ def start_of(c: Carried, w: CudaWriter) -> str:
 
 def join(c: Carried, part: Part, spread: Spread, w: CudaWriter) -> None:
     """The parts of all threads, joined in a fixed tree, into the whole."""
-    whole, own = w.variable(c.target.tensor), part.own[c.target.tensor]
+    whole, own = w.variable(c.target.tensor), part[c.target.tensor]
     if c.reduce is Reduce.ARGMAX:
         assert c.companion is not None
-        greatest, mine = w.variable(c.companion), part.own[c.companion]
+        greatest, mine = w.variable(c.companion), part[c.companion]
         w.line(f"{greatest} = {team_join('max', mine, spread, w, '')}")
         first = f"({mine} == {greatest}) | (({mine} != {mine}) & ({greatest} != {greatest}))"
         w.line(f"{own} = {own} if {first} else {whole}")

@@ -64,10 +64,9 @@ class Tree:
         name, k = f"{like}_own", 2
         while name in taken:
             name, k = f"{like}_own{k}", k + 1
-        buffer = Buffer(
-            name, shape, dtype, "scratch", stands_for=(self.known(like) or self.buffers[like]).stands_for or like
-        )
-        self.added.append(buffer)
+        known = self.known(like)
+        stands_for = known.stands_for if known is not None else ""
+        self.added.append(Buffer(name, shape, dtype, "scratch", stands_for=stands_for or like))
         return name
 
 
