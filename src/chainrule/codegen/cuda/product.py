@@ -51,6 +51,15 @@ class Side:
     deep: bool  # neighbours in memory are neighbours in the sum
 
 
+@dataclass(frozen=True)
+class Sums:
+    """A thread's sums of a tile: ``names[i][j]`` is that at ``rows[i], columns[j]``, counted from the tile's first."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    names: tuple[tuple[str, ...], ...]
+
+
 def write_tile(t: Tiled, w: CudaWriter) -> None:
     """The lines of one tile."""
     p = t.product
@@ -71,9 +80,9 @@ def write_tile(t: Tiled, w: CudaWriter) -> None:
         row, column = w.names.fresh("row"), w.names.fresh("column")
         w.line(f"{row} = {w.call('divide')}({w.call('thread')}(), {SIDE})")
         w.line(f"{column} = {w.call('modulo')}({w.call('thread')}(), {SIDE})")
-        sums = [[w.names.fresh(f"sum_{i}_{j}") for j in range(t.columns // SIDE)] for i in range(t.rows // SIDE)]
+        sums = _sums(t, (row, column), w)
         zero = literal(sp.S.Zero, w.scope()).text
-        for line in sums:
+        for line in sums.names:
             for name in line:
                 w.line(f"{name} = {zero}")
         first = w.names.fresh("first")
@@ -86,9 +95,18 @@ def write_tile(t: Tiled, w: CudaWriter) -> None:
             for side in sides:
                 _copy(side, p.inner, first, t.threads, w)
             w.line(f"{w.call('sync')}()")
-            _multiply(sides, (row, column), sums, w)
+            _multiply(sides, sums, w)
             w.line(f"{w.call('sync')}()")
-        _store(t, (row_first, column_first), (row, column), sums, w)
+        _store(t, (row_first, column_first), sums, w)
+
+
+def _sums(t: Tiled, place: tuple[str, str], w: CudaWriter) -> Sums:
+    """Names for the sums of the thread at `place`."""
+    rows, columns = (
+        tuple(f"{at} + {SIDE * k}" for k in range(n // SIDE)) for at, n in zip(place, (t.rows, t.columns), strict=True)
+    )
+    names = tuple(tuple(w.names.fresh(f"sum_{i}_{j}") for j in range(len(columns))) for i in range(len(rows)))
+    return Sums(rows, columns, names)
 
 
 def _shared(name: str, elements: int, w: CudaWriter) -> str:
@@ -152,31 +170,31 @@ def _copy(side: Side, inner: Sequence[Range], first: str, threads: int, w: CudaW
         w.names.release(name)
 
 
-def _multiply(sides: tuple[Side, Side], place: tuple[str, str], sums: list[list[str]], w: CudaWriter) -> None:
+def _multiply(sides: tuple[Side, Side], sums: Sums, w: CudaWriter) -> None:
     left, right = sides
     k = w.names.fresh("k")
     with w.inside(f"for {k} in range({TILE_DEPTH}):"):
-        for i in range(len(sums)):
-            w.line(f"a_{i} = {left.panel}[{k} * {left.size} + {place[0]} + {SIDE * i}]")
-        for j in range(len(sums[0])):
-            w.line(f"b_{j} = {right.panel}[{k} * {right.size} + {place[1]} + {SIDE * j}]")
-        for i, line in enumerate(sums):
+        for i, row in enumerate(sums.rows):
+            w.line(f"a_{i} = {left.panel}[{k} * {left.size} + {row}]")
+        for j, column in enumerate(sums.columns):
+            w.line(f"b_{j} = {right.panel}[{k} * {right.size} + {column}]")
+        for i, line in enumerate(sums.names):
             for j, name in enumerate(line):
                 w.line(f"{name} = {w.call('fma')}(a_{i}, b_{j}, {name})")
     w.names.release(k)
 
 
-def _store(t: Tiled, first: tuple[str, str], place: tuple[str, str], sums: list[list[str]], w: CudaWriter) -> None:
+def _store(t: Tiled, first: tuple[str, str], sums: Sums, w: CudaWriter) -> None:
     """Each thread's sums into the result."""
     p = t.product
     down, across = (w.integer(product(r.stop for r in ranges)) for ranges in (p.rows, p.columns))
     scale = "" if p.scale == 1 else real(p.scale, w.scope()).within(5)
     comment = comment_of(p.origin)
-    for i, line in enumerate(sums):
-        at = f"{first[0]} + {place[0]} + {SIDE * i}"
+    for row, line in zip(sums.rows, sums.names, strict=True):
+        at = f"{first[0]} + {row}"
         with w.inside(f"if {at} < {down}:"), indices(p.rows, at, w):
-            for j, name in enumerate(line):
-                here = f"{first[1]} + {place[1]} + {SIDE * j}"
+            for column, name in zip(sums.columns, line, strict=True):
+                here = f"{first[1]} + {column}"
                 with w.inside(f"if {here} < {across}:"), indices(p.columns, here, w):
                     target = w.place(p.target, {})
                     value = f"{scale} * {name}" if scale else name
