@@ -228,6 +228,20 @@ def test_a_run_time_number_changes_without_a_compiler(runner):
     assert np.allclose(store.params["w"], reference(before, X, Y, np.float32(0.5))[1])
 
 
+def test_a_run_time_number_may_differ_from_step_to_step(runner):
+    one, other = runner(), runner()
+    rates, x = [0.5, 0.0, 0.25], np.stack([X, 2 * X, 3 * X])
+    many = one.run({"x": x, "y": Y}, steps=3, scalars={"rate": rates})
+    for k, rate in enumerate(rates):
+        other.store.scalars["rate"] = rate
+        assert np.array_equal(other.run({"x": x[k], "y": Y})["s"], many["s"][k])
+    assert np.array_equal(one.store.params["w"], other.store.params["w"]) and one.store.scalars["rate"] == 0.25
+    with pytest.raises(ChainruleError, match="did you mean 'rate'"):
+        one.run({"x": x, "y": Y}, steps=3, scalars={"rats": rates})
+    with pytest.raises(ChainruleError, match=r"rate has values of shape \(2,\) for 3 steps"):
+        one.run({"x": x, "y": Y}, steps=3, scalars={"rate": rates[:2]})
+
+
 def test_two_programs_share_one_store(runner):
     store = runner.store(1)
     train, other = runner(store), runner(store)

@@ -14,6 +14,7 @@ class Regression:
         self.scalars = {"rate": 0.1}
         self.steps = 0
         self.rates = []
+        self.calls = []  # steps of each call of `run`
 
     def __call__(self, *, x, label):
         p, loss = self.judged(x, label)
@@ -23,6 +24,14 @@ class Regression:
         self.rates.append(self.scalars["rate"])
         self.steps += 1
         return np.float32(loss)
+
+    def run(self, steps, scalars, /, *, x, label):
+        losses = []
+        for k in range(steps):
+            self.scalars.update({name: values[k] for name, values in scalars.items()})
+            losses.append(self(x=x[k], label=label[k]))
+        self.calls.append(steps)
+        return np.array(losses)
 
     def predict(self, *, outputs, x, label):
         p, loss = self.judged(x, label)

@@ -48,6 +48,17 @@ def test_samples_that_are_brought_in_their_order_give_the_same_run():
     assert curve == train(here, here.predict, points(), RECIPE) and len(brought) == RECIPE.epochs
 
 
+@pytest.mark.parametrize("count", [30, 84, 100])
+def test_steps_of_one_call_are_the_same_steps_one_by_one(count, monkeypatch):
+    many, single = Regression(), Regression()
+    curve = train(many, many.predict, points(count), RECIPE)
+    assert sum(many.calls) > 0 or count == 30
+    monkeypatch.setattr("chainrule.train.loop.PATIENCE", 0.0)
+    assert curve == train(single, single.predict, points(count), RECIPE) and not single.calls
+    assert many.rates == single.rates
+    np.testing.assert_array_equal(many.params["z.W"], single.params["z.W"])
+
+
 def test_the_rate_follows_its_schedule():
     step = Regression()
     train(step, step.predict, points(), RECIPE)

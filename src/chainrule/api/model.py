@@ -300,9 +300,12 @@ class Step:
         found = runner.again(batch) or runner.run(batch)
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
-    def run(self, steps: int, /, **batches: Any) -> Any:
-        """`steps` steps in one call; each input may have one more leading axis, a slice a step. Returns all losses."""
-        found = self.runner.run(_needed(self.runner, batches), steps)
+    def run(self, steps: int, scalars: Mapping[str, Sequence[float]] | None = None, /, **batches: Any) -> Any:
+        """`steps` steps in one call; each input may have one more leading axis, a slice a step. Returns all losses.
+
+        scalars: run-time numbers, such as the learning rate, by name, a value for each step; the last ones stay.
+        """
+        found = self.runner.run(_needed(self.runner, batches), steps, scalars=scalars or {})
         return found[self.loss] if not self.outputs else (found[self.loss], *(found[o] for o in self.outputs))
 
     def nearer(self, arrays: Mapping[str, Array]) -> Mapping[str, Any]:

@@ -53,6 +53,22 @@ def moves(executable: Executable, item: Input, shape: Shape, steps: int) -> bool
     return True
 
 
+def numbers(executable: Executable, given: Mapping[str, Sequence[float]], steps: int) -> dict[int, Array]:
+    """By buffer, the values that run-time numbers have in each of `steps` steps."""
+    known = {item.name: item.buffer for item in executable.scalars}
+    found = {}
+    for name, values in given.items():
+        if name not in known:
+            problem = f"{executable.name} has no run-time number {name!r}\n  {nearest(name, known)}"
+            raise ChainruleError(f"{problem}\n  Way out: give values for {', '.join(known) or 'none'}")
+        array = np.asarray(values, ELEMENTS[executable.buffers[known[name]].element])
+        if array.shape != (steps,):
+            problem = f"{name} has values of shape {array.shape} for {steps} steps"
+            raise ChainruleError(f"{problem}\n  Way out: one number a step")
+        found[known[name]] = array
+    return found
+
+
 def positive(steps: int) -> int:
     """`steps`, 1 or more."""
     if steps < 1:

@@ -26,6 +26,7 @@ from chainrule.runtime.calls import (
     chosen,
     constants,
     moves,
+    numbers,
     out_of_range,
     positive,
 )
@@ -112,12 +113,14 @@ class Runner:
         steps: int | None = None,
         outputs: Sequence[str] | None = None,
         out: Mapping[str, Array] | None = None,
+        scalars: Mapping[str, Sequence[float]] | None = None,
     ) -> dict[str, Any]:
         """One step of the program, or `steps` of them in one call; its outputs (or those named) as copies.
 
-        With `steps`, an input may have a leading axis of that length, one slice a step, and every output has it.
-        Numbers of rank 0 come as NumPy scalars. out: arrays by output that one step's results go to. Raises
-        ChainruleError before anything changes where an input does not fit or an index is out of range.
+        With `steps`, an input may have a leading axis of that length, one slice a step, and every output has it;
+        `scalars` are values of run-time numbers for each step, the last of which stays. Numbers of rank 0 come as
+        NumPy scalars. out: arrays by output that one step's results go to. Raises ChainruleError before anything
+        changes where an input does not fit or an index is out of range.
         """
         if steps is None and outputs is None and not out:
             found = self.again(inputs)
@@ -128,7 +131,7 @@ class Runner:
             if steps is None:
                 found = self._one(arrays, out or {})
             else:
-                found = self._many(arrays, positive(steps))
+                found = self._many(arrays, positive(steps), numbers(self.executable, scalars or {}, steps))
         return found if outputs is None else chosen(self.executable, found, outputs)
 
     def again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -202,8 +205,8 @@ class Runner:
                 given[...] = found[name]
         return found | dict(out)
 
-    def _many(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Any]:
-        """`steps` steps; inputs with one more axis move on along it."""
+    def _many(self, arrays: Mapping[str, Array], steps: int, scalars: Mapping[int, Array]) -> dict[str, Any]:
+        """`steps` steps; inputs with one more axis move on along it, and numbers along their values."""
         inputs = self.executable.inputs
         moving = {item.name for item in inputs if moves(self.executable, item, arrays[item.name].shape, steps)}
         binding = self._bind({name: a.shape[1:] if name in moving else a.shape for name, a in arrays.items()})
@@ -212,10 +215,11 @@ class Runner:
         lent = tuple((one.name, one.next()) for one in binding.lent)
         outputs = binding.numbers + binding.results + lent
         binding.home()
-        feeds, results = _words(len(sources), Copy.WORDS), _words(len(outputs), Copy.WORDS)
-        for row, (name, source) in zip(feeds, sources.items(), strict=True):
-            size = views[name].nbytes
-            row[: Copy.STRIDE + 1] = (address(views[name]), address(source), size, size if name in moving else 0)
+        fed = [(views[name], source, name in moving) for name, source in sources.items()]
+        fed += [(self._stored[buffer], values, True) for buffer, values in scalars.items()]
+        feeds, results = _words(len(fed), Copy.WORDS), _words(len(outputs), Copy.WORDS)
+        for row, (view, source, moves_on) in zip(feeds, fed, strict=True):
+            row[: Copy.STRIDE + 1] = (address(view), address(source), view.nbytes, view.nbytes if moves_on else 0)
         kept = {name: np.empty((steps, *view.shape), view.dtype) for name, view in outputs}
         for row, (name, view) in zip(results, outputs, strict=True):
             row[: Copy.STRIDE + 1] = (address(kept[name]), address(view), view.nbytes, view.nbytes)

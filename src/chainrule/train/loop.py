@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from chainrule.errors import ChainruleError
 from chainrule.train.checkpoint import Checkpoint, Epoch, Record
 from chainrule.train.measures import Predict, judged, redrawn
 from chainrule.train.recipe import Recipe, factor
-from chainrule.train.samples import Arrays, Data, batches, samples, shuffled
+from chainrule.train.samples import Arrays, Data, part, samples, shuffled
 
 Array = NDArray[Any]
 
@@ -44,6 +44,9 @@ class Step(Protocol):
 
     def __call__(self, **batch: Array) -> Any: ...
 
+    def run(self, steps: int, scalars: Mapping[str, Sequence[float]], /, **batches: Array) -> Any:
+        """`steps` steps in one call: a slice of each array, and a value of each of `scalars`, a step. All losses."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -60,7 +63,7 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 PATIENCE = 0.1
-"""Seconds between two reports within an epoch."""
+"""Seconds between two reports within an epoch; steps of one call take less."""
 
 
 def ignore(progress: Progress) -> None:
@@ -97,20 +100,46 @@ def train(
     base = step.scalars.get("rate") if recipe.rate is None else recipe.rate
     told = time.monotonic()
     for epoch in range(len(curve), recipe.epochs):
-        losses = []
+        losses: list[tuple[float, int]] = []
         near, order = bring(data.train, None if data.whole else shuffled(data.train, recipe.seed, epoch))
-        for k, batch in enumerate(batches(near, data.cut(recipe.batch), order)):
-            done = epoch * per_epoch + k
-            if base is not None:
-                step.scalars["rate"] = base * factor(recipe.schedule, done, steps)
-            losses.append((float(step(**batch)), samples(batch)))
+
+        def rate(k: int, before: int = epoch * per_epoch) -> float | None:
+            return None if base is None else base * factor(recipe.schedule, before + k, steps)
+
+        for found in stretches(step, near, order, data.cut(recipe.batch), rate):
+            losses += found
             if time.monotonic() - told > PATIENCE:
                 told = time.monotonic()
-                watch(Progress(epoch + 1, recipe.epochs, done + 1, steps, losses[-1][0], curve))
+                done = epoch * per_epoch + len(losses)
+                watch(Progress(epoch + 1, recipe.epochs, done, steps, losses[-1][0], curve))
         curve = (*curve, judge(step, predict, data, recipe, epoch + 1, weighted(losses)))
         after_epoch(curve)
         watch(Progress(epoch + 1, recipe.epochs, (epoch + 1) * per_epoch, steps, losses[-1][0], curve))
     return curve
+
+
+def stretches(
+    step: Step, arrays: Arrays, order: Array | None, size: int | None, rate: Callable[[int], float | None]
+) -> Iterator[list[tuple[float, int]]]:
+    """Do an epoch's steps, over batches as `samples.batches` cuts them, as many in one call as take less than PATIENCE
+    at the pace of the last ones; of each call the losses, with the samples of each. rate: of each step."""
+    total = samples(arrays)
+    cut = total if size is None else size
+    k, most = 0, 1
+    while k * cut < total:
+        count = max(min(most, total // cut - k), 1)  # the last batch may be a smaller one: it comes alone
+        rates = [each for each in map(rate, range(k, k + count)) if each is not None]
+        start = time.monotonic()
+        batch = arrays if size is None else part(arrays, order, k * cut, (k + count) * cut)
+        if count > 1:
+            batch = {name: array.reshape((count, cut, *array.shape[1:])) for name, array in batch.items()}
+            found = step.run(count, {"rate": rates} if rates else {}, **batch).tolist()
+        else:
+            step.scalars.update({"rate": rates[0]} if rates else {})
+            found = [float(step(**batch))]
+        yield [(loss, min(cut, total - (k + n) * cut)) for n, loss in enumerate(found)]
+        k += count
+        most = max(1, min(4 * most, int(count * PATIENCE / 2 / max(time.monotonic() - start, 1e-9))))
 
 
 def judge(step: Step, predict: Predict, data: Data, recipe: Recipe, epoch: int, train_loss: float) -> Epoch:

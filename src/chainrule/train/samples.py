@@ -32,18 +32,20 @@ class Data:
         return None if self.whole else size
 
 
-def batches(arrays: Arrays, size: int | None, order: Array | None = None) -> Iterator[Arrays]:
-    """Samples in batches of `size`, the last one as small as it comes; `order`: which when.
-
-    size: None for arrays that are one sample, which come as they are.
-    """
+def batches(arrays: Arrays, size: int | None) -> Iterator[Arrays]:
+    """Samples in batches of `size`, the last one as small as it comes; None for arrays that are one sample, which come
+    as they are."""
     if size is None:
         yield arrays
         return
-    count = samples(arrays)
-    for start in range(0, count, size):
-        chosen = slice(start, start + size) if order is None else order[start : start + size]
-        yield {name: array[chosen] for name, array in arrays.items()}
+    for start in range(0, samples(arrays), size):
+        yield part(arrays, None, start, start + size)
+
+
+def part(arrays: Arrays, order: Array | None, start: int, stop: int) -> Arrays:
+    """The samples from `start` to `stop`, where `order` says which comes when."""
+    chosen = slice(start, stop) if order is None else order[start:stop]
+    return {name: array[chosen] for name, array in arrays.items()}
 
 
 def first(data: Data, limit: int | None) -> Data:

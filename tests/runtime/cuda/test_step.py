@@ -152,6 +152,19 @@ def test_a_rate_is_told_to_the_device_when_it_changes_and_the_graph_stays(machin
     assert not np.array_equal(one.store.params["w"], before)
 
 
+def test_a_rate_may_differ_from_step_to_step_of_one_graph(machine):
+    one, other = gpu_runner(regression()[0], machine=machine), on_cpu()
+    rates = np.linspace(0.0, 0.01, 77)
+    for runner in (one, other):
+        runner.run({"x": MANY, "y": Y}, steps=77, scalars={"rate": rates})
+    assert np.allclose(one.store.params["w"], other.store.params["w"], rtol=1e-6)
+    assert one.store.scalars["rate"] == other.store.scalars["rate"] == np.float32(0.01)
+    for runner in (one, other):
+        runner.run({"x": X, "y": Y})  # at the last one's rate
+    assert np.allclose(one.store.params["w"], other.store.params["w"], rtol=1e-6)
+    assert machine.heard("replay")[:4] == [7 * 32, 7 * 32, 7 * 8, 7 * 4]
+
+
 def test_the_clock_goes_on_from_one_way_of_stepping_to_the_other(machine):
     one = gpu_runner(regression()[0], machine=machine)
     counts = [one.run({"x": X, "y": Y}, steps)["count"] for steps in (None, 3, None, None, 5, 2, None)]

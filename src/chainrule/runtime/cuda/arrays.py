@@ -132,6 +132,12 @@ class DeviceArray:
         at = self.address + start * (self.nbytes // max(self.shape[0], 1))
         return DeviceArray(self.device, (count, *self.shape[1:]), self.dtype, at, self.owner, self.readonly)
 
+    def reshape(self, shape: Shape) -> DeviceArray:
+        """Its elements in their order under another shape, where they lie."""
+        if math.prod(shape) != self.size:
+            raise ValueError(f"an array of shape {self.shape} cannot be one of shape {shape}")
+        return DeviceArray(self.device, shape, self.dtype, self.address, self.owner, self.readonly)
+
     def __repr__(self) -> str:
         return f"DeviceArray({self.dtype}{list(self.shape)} on {self.device.name})"
 

@@ -28,6 +28,7 @@ from chainrule.runtime.calls import (
     chosen,
     constants,
     moves,
+    numbers,
     out_of_range,
     positive,
 )
@@ -110,11 +111,13 @@ class Runner:
         outputs: Sequence[str] | None = None,
         out: Mapping[str, Any] | None = None,
         on_device: bool = False,
+        scalars: Mapping[str, Sequence[float]] | None = None,
     ) -> dict[str, Any]:
         """One step of the program, or `steps` of them in one call; its outputs (or those named).
 
         Inputs, and arrays in `out`, may lie on the GPU. With `steps`, an input may have a leading axis of that length,
-        one slice a step, and every output has it. on_device: results as DeviceArrays; else NumPy's. When this returns,
+        one slice a step, and every output has it; `scalars` are values of run-time numbers for each step, the last of
+        which stays. on_device: results as DeviceArrays; else NumPy's. When this returns,
         all is done. Raises ChainruleError before anything changes where an input does not fit or an index is out of
         range.
         """
@@ -125,7 +128,8 @@ class Runner:
             if steps is None:
                 found = self._one(given, out or {}, on_device)
             else:
-                found = self._many(given, positive(steps), on_device)
+                numbered = numbers(self.executable, scalars or {}, positive(steps))
+                found = self._many(given, steps, numbered, on_device)
         return found if outputs is None else chosen(self.executable, found, outputs)
 
     def again(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -208,8 +212,10 @@ class Runner:
         self._last = binding, recording
         return self._collect(binding, recording, targets) | dict(out)
 
-    def _many(self, given: Mapping[int, Given], steps: int, on_device: bool) -> dict[str, Any]:
-        """`steps` steps; inputs with one more axis move on along it."""
+    def _many(
+        self, given: Mapping[int, Given], steps: int, numbered: Mapping[int, Array], on_device: bool
+    ) -> dict[str, Any]:
+        """`steps` steps; inputs with one more axis move on along it, and numbers along their values."""
         items = self.executable.inputs
         moving = frozenset(i.buffer for i in items if moves(self.executable, i, given[i.buffer].shape, steps))
         binding = self._bind([a.shape[1:] if k in moving else a.shape for k, a in given.items()])
@@ -221,7 +227,7 @@ class Runner:
         while done < steps:
             count = min(binding.chunk, _power(steps - done)) if binding.warm else 1
             try:
-                recording = self._recording(binding, count, moving if count > 1 else frozenset())
+                recording = self._recording(binding, count, moving.union(numbered) if count > 1 else frozenset())
             except DeviceMemoryError:
                 if count == 1:
                     raise
@@ -230,6 +236,10 @@ class Runner:
             for buffer in moving:
                 place, stride = recording.fed.get(buffer, (binding.places[buffer], 0))
                 self._feed(place, stride, given[buffer][done : done + count], buffer, binding.plan)
+            for buffer, values in numbered.items():
+                if buffer in recording.fed:
+                    self._feed(*recording.fed[buffer], values[done : done + count], buffer, binding.plan)
+                self._numbers_here[buffer][...] = values[done + count - 1]
             self._do(binding, recording)
             self._collect(binding, recording, {name: array[done : done + count] for name, array in whole.items()})
             done += count
