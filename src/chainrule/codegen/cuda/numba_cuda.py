@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from chainrule.codegen.cuda import reductions
+from chainrule.codegen.cuda import fragments, reductions
 from chainrule.codegen.cuda.functions import LIBRARY
 from chainrule.codegen.cuda.intrinsics import GLOBAL, I32, I64, WARP, meeting, shared_array
 from chainrule.codegen.cuda.objects import NAMES, Compiled, CompileError, Job, Pointer, symbol_of
@@ -285,6 +285,16 @@ def _reduction(name: str, across_block: bool) -> None:
     _emitted(NAMES[f"{'block' if across_block else 'warp'}_{name}"], typer, emitter)
 
 
+def _fragments() -> None:
+    """Products of fragments: instructions, emitted as for ours."""
+    single, four = types.float32, types.UniTuple(types.float32, 4)
+    _emitted(NAMES["to_tf32"], lambda x: (single, single), fragments.emit_tf32)
+    _emitted(NAMES["to_bf16"], lambda x, y: (single, single, single), fragments.emit_bf16)
+    _emitted(NAMES["swizzled"], lambda at: (types.int64, types.int64), fragments.emit_swizzled)
+    for function, emitter in fragments.PARTS.items():
+        _emitted(function, lambda *kinds: (four, *[four] * 4), emitter)
+
+
 def _chosen(condition: Any, a: Any, b: Any) -> Any:
     """The type of a choice, and its arguments'."""
     kind = _element(min((str(_name(k)) for k in (a, b)), key=("float64", "float32", "int64", "bool").index))
@@ -308,6 +318,7 @@ def _register() -> None:
     for name in reductions.REDUCTIONS:
         _reduction(name, across_block=False)
         _reduction(name, across_block=True)
+    _fragments()
     for name, way in PLACES.items():
         _written(name, lambda *kinds: (whole, *[whole] * len(kinds)), way)
     _written("where", _chosen, lambda condition, a, b: a if condition else b)

@@ -19,7 +19,7 @@ from numba.core import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.errors import NumbaError
 
-from chainrule.codegen.cuda import functions, intrinsics, reductions
+from chainrule.codegen.cuda import fragments, functions, intrinsics, reductions
 from chainrule.codegen.cuda.module import module_of
 from chainrule.codegen.cuda.toolkit import ToolError, cubin_of, ptx_of
 from chainrule.codegen.native import Size
@@ -44,6 +44,7 @@ NAMES: dict[str, Any] = {
     **{name: getattr(functions, name) for name in functions.__all__},
     **{name: getattr(intrinsics, name) for name in intrinsics.__all__},
     **{name: getattr(reductions, name) for name in reductions.__all__},
+    **{name: getattr(fragments, name) for name in fragments.__all__},
     "min": functions.minimum,
     "max": functions.maximum,
     "abs": functions.absolute,
