@@ -20,6 +20,7 @@ from chainrule.api.place import CPU
 from chainrule.cli import app, asked, models, output, training
 from chainrule.errors import ChainruleError
 from chainrule.runtime.cache import Usage
+from tests.train.steps import one_by_one
 
 CLASSES = 3
 
@@ -51,6 +52,9 @@ class Step:
         self.params["W"] = self.params["W"] - self.scalars["rate"] * x.T @ (p - np.eye(CLASSES)[label]) / len(x)
         self.steps += 1
         return -np.log(p[np.arange(len(x)), label]).mean()
+
+    def run(self, steps, scalars, /, **batches):
+        return one_by_one(self, steps, scalars, batches)
 
     def predict(self, *, outputs, x, label):
         p = self.scores(x)

@@ -17,7 +17,7 @@ from torch import nn
 from chainrule.api.model import Model, load
 from chainrule.train import data, measures, recipe
 from chainrule.train.loop import weighted
-from chainrule.train.samples import Arrays, Data, batches, first, samples, shuffled, take
+from chainrule.train.samples import Arrays, Data, batches, first, samples, shuffled
 
 GRAPHS = Path(__file__).parents[2] / "graphs"
 
@@ -107,8 +107,8 @@ def course(how: recipe.Recipe, given: Data) -> Iterator[tuple[int, float, Arrays
     """Every step of a run: its epoch, its rate, its batch."""
     each, done = steps_an_epoch(how, given), 0
     for epoch in range(how.epochs):
-        arrays = given.train if given.whole else take(given.train, shuffled(given.train, how.seed, epoch))
-        for batch in batches(arrays, given.cut(how.batch)):
+        order = shuffled(given.train, how.seed, epoch)
+        for batch in batches(given.train, given.cut(how.batch), order):
             yield epoch, (how.rate or 0.0) * recipe.factor(how.schedule, done, each * how.epochs), batch
             done += 1
 

@@ -5,6 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 
+def one_by_one(step, steps, scalars, batches):
+    """What `run` of a step does, by calls."""
+    losses = []
+    for k in range(steps):
+        step.scalars.update({name: values[k] for name, values in scalars.items()})
+        losses.append(step(**{name: array[k] for name, array in batches.items()}))
+    return np.array(losses)
+
+
 class Regression:
     """``z = x W``, mean cross-entropy, momentum 0.9; `params`, `states`, `scalars`, `steps` as of every step."""
 
@@ -25,13 +34,9 @@ class Regression:
         self.steps += 1
         return np.float32(loss)
 
-    def run(self, steps, scalars, /, *, x, label):
-        losses = []
-        for k in range(steps):
-            self.scalars.update({name: values[k] for name, values in scalars.items()})
-            losses.append(self(x=x[k], label=label[k]))
+    def run(self, steps, scalars, /, **batches):
         self.calls.append(steps)
-        return np.array(losses)
+        return one_by_one(self, steps, scalars, batches)
 
     def predict(self, *, outputs, x, label):
         p, loss = self.judged(x, label)

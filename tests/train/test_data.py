@@ -223,7 +223,7 @@ def test_a_csv_in_another_encoding_is_an_error(tmp_path):
 def test_an_epoch_s_batches_hold_every_sample_once(count, size, seed):
     arrays = {"x": np.arange(count), "y": -np.arange(count)}
     order = data.shuffled(arrays, seed, 3)
-    found = list(data.batches(data.take(arrays, order), size))
+    found = list(data.batches(arrays, size, order))
     assert all(len(batch["x"]) == size for batch in found[:-1])
     x = np.concatenate([batch["x"] for batch in found])
     np.testing.assert_array_equal(np.sort(x), arrays["x"])

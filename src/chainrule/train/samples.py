@@ -32,14 +32,16 @@ class Data:
         return None if self.whole else size
 
 
-def batches(arrays: Arrays, size: int | None) -> Iterator[Arrays]:
-    """Samples in batches of `size`, the last one as small as it comes; None for arrays that are one sample, which come
-    as they are."""
+def batches(arrays: Arrays, size: int | None, order: Array | None = None) -> Iterator[Arrays]:
+    """Samples in batches of `size`, the last one as small as it comes; `order`: which when.
+
+    size: None for arrays that are one sample, which come as they are.
+    """
     if size is None:
         yield arrays
         return
     for start in range(0, samples(arrays), size):
-        yield part(arrays, None, start, start + size)
+        yield part(arrays, order, start, start + size)
 
 
 def part(arrays: Arrays, order: Array | None, start: int, stop: int) -> Arrays:
