@@ -26,6 +26,7 @@ from chainrule.schedule.product import Contraction, contraction_of, far_operand,
 from chainrule.schedule.stretches import LAYER, starts_of
 from chainrule.schedule.task import PART, Task, fresh, is_in_loop, is_like, partial_of, task_of
 from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
+from chainrule.schedule.updates import share, updates_of
 
 LONG_NS = 2_000.0
 """A kernel without blocks that takes this long, of which a launch is a fortieth, ends where it would repeat itself from
@@ -121,7 +122,7 @@ class Planner:
             index = self.options(t)[0]
             self.add(t, len(self.drafts), index.symbol, Draft(index, closed=True))
             return
-        tiny = self.serial or self.costs[t] < self.machine.tiny_ns
+        tiny = self.serial or (self.costs[t] < self.machine.tiny_ns and t not in self.updates)
         options = [] if tiny else list(self.options(t))
         if not options and tiny:
             self.put_serial(t, earliest)
@@ -255,12 +256,20 @@ class Planner:
         for linked in (True, False):
             for at in range(len(self.drafts) - 1, first - 1, -1):
                 draft = self.drafts[at]
-                if draft.index is None or self.is_full(draft, t):
+                if draft.index is None or self.is_full(draft, t) or not self.share(t, draft):
                     continue
                 group = Group(draft.index, False, draft.opened)
                 if is_linked(t, group, self.ground) == linked and self.join_draft(t, at, group):
                     return True
         return False
+
+    @cached_property
+    def updates(self) -> frozenset[int]:
+        """The tasks whose kernels are flat maps, for a machine of small blocks."""
+        return frozenset() if self.machine.tiles or self.serial else updates_of(self.links, self.tensors)
+
+    def share(self, t: int, draft: Draft) -> bool:
+        return share(t, draft.tasks, self.links, self.tensors, self.updates)
 
     def join_draft(self, t: int, at: int, group: Group) -> bool:
         draft = self.drafts[at]

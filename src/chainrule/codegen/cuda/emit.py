@@ -12,6 +12,7 @@ from msgspec import structs
 from chainrule import executable as ex
 from chainrule.codegen.cpu import bound
 from chainrule.codegen.cuda.factors import with_factors
+from chainrule.codegen.cuda.flat import LENGTH, flattened
 from chainrule.codegen.cuda.kernel import kernel_source
 from chainrule.codegen.cuda.objects import NAMES, Compiled, Job, compile_kernels, symbol_of
 from chainrule.codegen.equal import Form, form_of
@@ -80,12 +81,18 @@ def printed(
     first: dict[object, tuple[Form, KernelSource]] = {}
     written = []
     for kernel in program.kernels:
-        form = form_of(kernel, buffers, dims)
+        flat = flattened(kernel, buffers)
+        if flat is None:
+            form, within = form_of(kernel, buffers, dims), program
+        else:
+            form, within = form_of(flat.kernel, {**buffers, **flat.views}, dims | {LENGTH}), flat.within(program)
         found = first.get(form.key)
         if found is None:
-            found = form, kernel_source(kernel, program, names.fresh(kernel.name), element, precision)
+            kernel = kernel if flat is None else flat.kernel
+            found = form, kernel_source(kernel, within, names.fresh(kernel.name), element, precision)
             first[form.key] = found
-        written.append(bound(*found, form))
+        source = bound(*found, form)
+        written.append(source if flat is None else flat.measured(source))
     if program.training and any(CLOCK in source.buffers for source in written):
         program, count = counting(program)
         written.insert(0, kernel_source(count, program, names.fresh(count.name), element))

@@ -6,7 +6,13 @@
         ...
         store4(y, 1024 * n + o, y_0, y_1, y_2, y_3)
 
-Rows begin on 16 bytes: buffers do, and a row that is a whole number of groups ends where the next begins.
+Rows begin on 16 bytes: buffers do, and a row that is a whole number of groups ends where the next begins. Where the
+one row of a grid is of any length, what its last group lacks are turns of single elements:
+
+    groups = length // 4
+    for turn in range(block() * 256 + thread(), length - 3 * groups, blocks() * 256):
+        if turn < groups: the group at i = 4 * turn
+        else: the element at i = turn + 3 * groups
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.native import ITEM
 from chainrule.codegen.statement import write_statement
-from chainrule.ir.expression import is_slot
+from chainrule.ir.expression import is_slot, quotient
 from chainrule.ir.formula import Access, DType, Reduce
 from chainrule.ir.program import Range, Statement, accesses
 
@@ -36,13 +42,23 @@ def group_of(spread: Spread, w: CudaWriter) -> int:
     if spread.members is not Team.THREAD or spread.team is Team.THREAD or not plain or not spread.ranges:
         return 1
     last = spread.ranges[-1]
-    if last.start != 0 or not last.stop.is_Integer or int(last.stop) % count:
+    if last.start != 0 or not (is_exact(last, count) or (len(spread.ranges) == 1 and spread.team is Team.GRID)):
         return 1
     turns = [r.stop - r.start for r in spread.ranges]
     threads = {Team.WARP: WARP, Team.BLOCK: w.threads, Team.GRID: 1}[spread.team]
     if all(n.is_Integer for n in turns) and sp.Mul(*turns) < count * threads:
         return 1
     return count if any(is_row(a, last, count, w) for s in statements for a in touches(s)) else 1
+
+
+def is_exact(last: Range, count: int) -> bool:
+    """Whether a row is a whole number of groups, whatever the sizes are."""
+    return bool(last.stop.is_Integer) and int(last.stop) % count == 0
+
+
+def turns_of(last: Range, count: int) -> sp.Expr:
+    """How many turns a row of any length has: one for each group, and for each element that is left over."""
+    return last.stop - (count - 1) * quotient(last.stop, sp.Integer(count))
 
 
 def is_row(access: Access, last: Range, count: int, w: CudaWriter) -> bool:
@@ -53,9 +69,10 @@ def is_row(access: Access, last: Range, count: int, w: CudaWriter) -> bool:
         return False
     *rest, index = access.indices
     width = w.over_dims(buffer.shape[-1])
-    aligned = bool(width.is_Integer) and int(width) % count == 0
-    alone = not any(last.symbol in e.free_symbols or any(map(is_slot, e.free_symbols)) for e in rest)
-    return buffer.dtype is DType.FLOAT and index == last.symbol and alone and aligned
+    alone = not rest and buffer.space != "scratch"  # no row before it
+    aligned = alone or (bool(width.is_Integer) and int(width) % count == 0)
+    still = not any(last.symbol in e.free_symbols or any(map(is_slot, e.free_symbols)) for e in rest)
+    return buffer.dtype is DType.FLOAT and index == last.symbol and still and aligned
 
 
 def narrowed(spread: Spread, count: int) -> tuple[Range, ...]:

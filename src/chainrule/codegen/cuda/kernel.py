@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import sympy as sp
 
-from chainrule.codegen.cuda.groups import group_of
+from chainrule.codegen.cuda.groups import group_of, is_exact, turns_of
 from chainrule.codegen.cuda.library import multiplied
 from chainrule.codegen.cuda.mapping import mapped
 from chainrule.codegen.cuda.objects import NAMES, Job, Pointer, Size
@@ -100,6 +100,10 @@ def grid_of(plan: Plan, w: CudaWriter) -> sp.Expr:
     if isinstance(spread, Tiled):
         return sp.Mul(*tiles_of(spread))
     assert isinstance(spread, Spread)
-    turns = sp.Mul(*(w.over_dims(sp.expand(r.stop - r.start)) for r in spread.ranges)) / group_of(spread, w)
+    count, last = group_of(spread, w), spread.ranges[-1] if spread.ranges else None
+    if last is not None and count > 1 and not is_exact(last, count):
+        turns = turns_of(last, count)
+    else:
+        turns = sp.Mul(*(w.over_dims(sp.expand(r.stop - r.start)) for r in spread.ranges)) / count
     each = {Team.THREAD: plan.threads, Team.WARP: w.warps, Team.BLOCK: 1}[spread.members]
     return turns if each == 1 else quotient(turns + each - 1, sp.Integer(each))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import sympy as sp
 
 from chainrule.codegen.cuda.device import WARP
-from chainrule.codegen.cuda.groups import group_of, narrowed, write_group
+from chainrule.codegen.cuda.groups import group_of, is_exact, narrowed, write_group
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Spread, Team, Tiled, Turns, touched
 from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.expressions import Symbol
@@ -125,7 +125,9 @@ def write_spread(spread: Spread, w: CudaWriter) -> None:
         touches = shared_of(node, spread.members, w)
         since.add(*({n for n in names if w.arrays.get(n) is spread.members} for names in touches))
     count = group_of(spread, w)
-    if count > 1:
+    if count > 1 and not is_exact(spread.ranges[-1], count):
+        write_row(spread, count, w)
+    elif count > 1:
         with members(replace(spread, ranges=narrowed(spread, count)), w):
             last = spread.ranges[-1]
             w.line(f"{w.symbols[last.symbol].text} *= {count}")
@@ -139,6 +141,25 @@ def write_spread(spread: Spread, w: CudaWriter) -> None:
         join(c, part, spread, w)
     for k in spread.kept:
         join_array(k, spread, w)
+
+
+def write_row(spread: Spread, count: int, w: CudaWriter) -> None:
+    """A row of any length: groups of neighbours, then each element that is left over."""
+    statements = [s for s in spread.body if isinstance(s, Statement)]
+    first, step = stride(spread, w)
+    length = w.integer(spread.ranges[0].stop)
+    groups, turn = w.names.fresh("groups", never_had=True), w.names.fresh("turn")
+    w.line(f"{groups} = {length} // {count}")
+    turns = f"{length} - {count - 1} * {groups}"
+    with opened(spread.ranges, w) as (name,), w.inside(f"for {turn} in range({first}, {turns}, {step}):"):
+        with w.inside(f"if {turn} < {groups}:"):
+            w.line(f"{name} = {turn} * {count}")
+            write_group(statements, spread.ranges[0], count, w)
+        with w.inside("else:"):
+            w.line(f"{name} = {turn} + {count - 1} * {groups}")
+            for s in statements:
+                write_statement(s, w)
+    w.names.release(turn)
 
 
 @contextmanager
