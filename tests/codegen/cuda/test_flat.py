@@ -1,4 +1,4 @@
-"""Maps over one flat index: every shape is the same kernel, any length is done, and what would do it wrong is noticed."""
+"""Maps over one flat index: every shape is one kernel, any length is done, and what would do it wrong is noticed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def maps() -> tuple[Graph, Program]:
 
 
 @pytest.mark.parametrize(
-    "optimizer, arguments",
+    ("optimizer", "arguments"),
     [
         ("sgd", {}),
         ("momentum", {"decay": 0.1}),
