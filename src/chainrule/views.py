@@ -102,7 +102,9 @@ def gpu_files(source: Source, options: Options, made: Compiled) -> dict[str, str
 
     made: the program, as compiled. Launches of equal kernels share the files of the first.
     """
-    _, written = cuda.printed(program(derive(source, options), options), options.dtype, options.precision)
+    _, written = cuda.printed(
+        program(derive(source, options), options), options.dtype, options.precision, options.arch or "sm_90"
+    )
     files: dict[str, str | bytes] = {"executable.json": json.format(encode(made.executable), indent=2)}
     kernels = dict[int, str]()
     for launch, text in zip(made.executable.launches, written, strict=True):

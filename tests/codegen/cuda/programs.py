@@ -15,24 +15,29 @@ from tests.cuda.device import Interpreter
 
 ARCH = "sm_90"
 
-_emitted: dict[tuple[int, Any], Any] = {}
+_emitted: dict[tuple[int, Any, Any], Any] = {}
 _kept: list[Program] = []
 
 
-def emitted(program: Program, element: Any) -> Any:
+def emitted(program: Program, element: Any, precision: Any = "float32") -> Any:
     """Its executable, objects and sources, made once."""
-    key = (id(program), element)
+    key = (id(program), element, precision)
     if key not in _emitted:
         _kept.append(program)
-        _emitted[key] = emit(program, element=element, arch=ARCH)
+        _emitted[key] = emit(program, element=element, arch=ARCH, precision=precision)
     return _emitted[key]
 
 
 def run_on_gpu(
-    program: Program, free: Mapping[str, int], values: Mapping[str, Any], element: Any, step: int = 1
+    program: Program,
+    free: Mapping[str, int],
+    values: Mapping[str, Any],
+    element: Any,
+    step: int = 1,
+    precision: Any = "float32",
 ) -> Values:
     """What every buffer holds after the kernels ran on the interpreter, each buffer in an allocation of its own."""
-    executable, objects, _ = emitted(program, element)
+    executable, objects, _ = emitted(program, element, precision)
     sizes = ex.derived_sizes(executable.dims, free)
     counted = executable.launches and executable.launches[0].name == "count_step"
     buffers = memory(executable, sizes, values, 0, step - int(bool(counted)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pytest_regressions.file_regression import FileRegressionFixture
 
@@ -68,9 +70,9 @@ def test_machine_code_has_no_doubles_no_spills_and_wide_accesses(name: str) -> N
             assert found.doubles == 0, source.text
         if "local_" not in source.text:
             assert found.local == 0, source.text
-        if "load4" in source.text:
+        if re.search(r"load4\((?!\w+_panel)", source.text):
             assert found.loads.get(128), source.text
-        if "store4" in source.text:
+        if re.search(r"store4\((?!\w+_panel)", source.text):
             assert found.stores.get(128), source.text
         assert found.registers * source.threads <= 65536, source.text
 

@@ -36,10 +36,10 @@ def emit(
     """The executable of `program` for GPUs of an architecture, such as ``"sm_90"``; its objects by SHA-256, the PTX of
     each kernel and its cubin; and the kernels' sources by their names.
 
-    precision: of products that a library does. kept: kernels that were compiled before. Neither GPU nor driver is
-    needed.
+    precision: what the factors of products may be rounded to. kept: kernels that were compiled before. Neither GPU nor
+    driver is needed.
     """
-    program, written = printed(program, element, precision)
+    program, written = printed(program, element, precision, arch)
     symbols = [symbol_of(source.job, arch) for source in written]
     distinct = {symbol: source.job for symbol, source in zip(symbols, written, strict=True)}
     made = _compiled(distinct, arch, kept or KeptModules())
@@ -71,7 +71,7 @@ def _digest(data: bytes) -> str:
 
 
 def printed(
-    program: Program, element: Element, precision: ex.Precision = "float32"
+    program: Program, element: Element, precision: ex.Precision = "float32", arch: str = "sm_90"
 ) -> tuple[Program, list[KernelSource]]:
     """The kernels' sources, those of equal kernels printed once; the program with the kernel that counts its steps."""
     program = with_factors(program)
@@ -89,7 +89,7 @@ def printed(
         found = first.get(form.key)
         if found is None:
             kernel = kernel if flat is None else flat.kernel
-            found = form, kernel_source(kernel, within, names.fresh(kernel.name), element, precision)
+            found = form, kernel_source(kernel, within, names.fresh(kernel.name), element, precision, arch)
             first[form.key] = found
         source = bound(*found, form)
         written.append(source if flat is None else flat.measured(source))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.codegen.cuda.fragments import LEAST
 from chainrule.codegen.cuda.groups import group_of, is_exact, turns_of
 from chainrule.codegen.cuda.library import multiplied
 from chainrule.codegen.cuda.mapping import mapped
@@ -25,12 +26,17 @@ from chainrule.ir.program import Kernel, Product, Program, accesses, leaves
 
 
 def kernel_source(
-    kernel: Kernel, program: Program, entry: str, element: Element, precision: Precision = "float32"
+    kernel: Kernel,
+    program: Program,
+    entry: str,
+    element: Element,
+    precision: Precision = "float32",
+    arch: str = "sm_90",
 ) -> KernelSource:
-    """`kernel` as a Python function named `entry`. precision: of a product that a library does."""
+    """`kernel` as a Python function named `entry`. precision: what a product's factors may be rounded to."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
-    plan, grid, multiply = mapped(kernel, buffers), blocks(kernel), None
+    plan, grid, multiply = mapped(kernel, buffers, factors_of(element, precision, arch)), blocks(kernel), None
     if plan.whole is not None:
         kernel = plan.whole
         multiply = multiplied(kernel, buffers)
@@ -67,6 +73,12 @@ def kernel_source(
         region=w.region,
         multiply=None if multiply is None else replace(multiply, precision=precision),
     )
+
+
+def factors_of(element: Element, precision: Precision, arch: str) -> Precision:
+    """What tiles round their factors to: nothing is rounded where an architecture has no tensor cores for it."""
+    has = int(arch.removeprefix("sm_").rstrip("af")) >= LEAST
+    return precision if has and element == "float32" else "float32"
 
 
 def imports(w: CudaWriter) -> list[str]:

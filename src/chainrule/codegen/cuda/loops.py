@@ -68,7 +68,8 @@ def unrolling(
     """
     grid = len(bounds) == 3 and span(bounds[2], threads) is None
     count, size = times(bounds, threads), _statements(body, threads, arrays)
-    if grid or size is None:
+    meets = _calls(body, "sync") and (count is None or size is None or count * size > WHOLE)
+    if grid or size is None or meets:  # a turn that ends with a barrier loads what the next one needs
         return "llvm.loop.unroll.disable", 0
     if count is None:
         return "", 0
@@ -96,6 +97,11 @@ def _statements(body: Sequence[ast.stmt], threads: int, arrays: Collection[str])
                 return None
             total += part
     return total
+
+
+def _calls(body: Sequence[ast.stmt], name: str) -> bool:
+    calls = (node.func for s in body for node in ast.walk(s) if isinstance(node, ast.Call))
+    return any(isinstance(function, ast.Name) and function.id == name for function in calls)
 
 
 def _mentions(body: Sequence[ast.stmt], names: Collection[str]) -> bool:

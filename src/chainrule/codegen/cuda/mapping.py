@@ -22,6 +22,7 @@ import sympy as sp
 
 from chainrule.codegen.cuda.device import (
     FILLED,
+    FRAGMENT,
     KEPT,
     MOST_THREADS,
     PRIVATE,
@@ -38,20 +39,25 @@ from chainrule.codegen.cuda.scatter import by_owners
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Team, Tiled, Turns
 from chainrule.codegen.cuda.turns import Tree, carried_by, count, places_of, retargeted
 from chainrule.codegen.kernel import nest_of
+from chainrule.executable import Precision
 from chainrule.ir.expression import is_slot, slot
 from chainrule.ir.formula import Access, DType, Reduce, identity_of
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves
 
 
-def mapped(kernel: Kernel, buffers: Mapping[str, Buffer]) -> Plan:
-    """`kernel` for a grid: the whole of it if its blocks may be divided otherwise, else block by block."""
+def mapped(kernel: Kernel, buffers: Mapping[str, Buffer], factors: Precision = "float32") -> Plan:
+    """`kernel` for a grid: the whole of it if its blocks may be divided otherwise, else block by block.
+
+    factors: what a tile rounds those of its product to.
+    """
     tree = Tree(kernel, buffers)
     whole = None if kernel.block is None else unblocked(kernel)
     if whole is not None:
         tree = Tree(whole, buffers)
-        found = by_owners(whole, tree) if len(whole.body) > 1 else spread_over_grid(whole.body[0], tree)
+        found = by_owners(whole, tree) if len(whole.body) > 1 else spread_over_grid(whole.body[0], tree, factors)
         if found is not None:
-            return Plan((found,), whole, THREADS, arrays_of((found,), tree), tuple(tree.added))
+            threads = found.threads if isinstance(found, Tiled) else THREADS
+            return Plan((found,), whole, threads, arrays_of((found,), tree), tuple(tree.added))
         tree = Tree(kernel, buffers)
     body = tuple(m for node in kernel.body for m in map_node(node, Team.BLOCK, tree))
     widest = max((width(m, tree) for m in body), default=1)
@@ -104,10 +110,10 @@ def free_symbols(leaf: Statement | Product) -> set[sp.Basic]:
     return found.union(leaf.scale.free_symbols)
 
 
-def spread_over_grid(node: Leaf, tree: Tree) -> Spread | Tiled | None:
+def spread_over_grid(node: Leaf, tree: Tree, factors: Precision = "float32") -> Spread | Tiled | None:
     """The loops of a kernel that is one nest, over all threads of the grid; None where that cannot be."""
     if isinstance(node, Product):
-        return tile(node, (), tree) or product_nest(node, Team.GRID, tree)
+        return tile(node, (), tree, factors) or product_nest(node, Team.GRID, tree)
     if isinstance(node, Statement) or node.until is not None:
         return None
     nest = nest_of(node)
@@ -123,7 +129,7 @@ def spread_over_grid(node: Leaf, tree: Tree) -> Spread | Tiled | None:
     body = rows[-1].body
     if len(body) == 1 and isinstance(body[0], Product):
         around = tuple(loop.range for loop in rows)
-        return tile(body[0], around, tree) or product_nest(body[0], Team.GRID, tree, around)
+        return tile(body[0], around, tree, factors) or product_nest(body[0], Team.GRID, tree, around)
     members = members_for(body, tree, Team.GRID)
     return Spread(tuple(loop.range for loop in rows), Team.GRID, members, map_body(body, members, tree))
 
@@ -311,7 +317,7 @@ def places(
     return Spread(free, team, members, (*begun, shares, *stored))
 
 
-def tile(p: Product, around: tuple[Range, ...], tree: Tree) -> Tiled | None:
+def tile(p: Product, around: tuple[Range, ...], tree: Tree, factors: Precision = "float32") -> Tiled | None:
     """The largest tile of which there are enough; None for products that are smaller than the smallest."""
     rows, columns, inner, batch = (tree.points(group) for group in (p.rows, p.columns, p.inner, (*around, *p.batch)))
     plain = all(r.start == 0 for r in (*p.rows, *p.columns, *p.inner, *p.batch, *around))
@@ -320,7 +326,11 @@ def tile(p: Product, around: tuple[Range, ...], tree: Tree) -> Tiled | None:
     fitting = [(down, across) for down, across in TILES if 2 * rows > down and 2 * columns > across]
     filling = [(m, n) for m, n in fitting if -(-rows // m) * -(-columns // n) * batch >= FILLED]
     chosen = filling or fitting[-1:]
-    return Tiled(p, (*around, *p.batch), *chosen[0]) if chosen else None
+    if not chosen:
+        return None
+    (down, across), fragments = chosen[0], FRAGMENT[0] * FRAGMENT[1]
+    threads = THREADS if factors == "float32" else min(THREADS, WARP * down * across // fragments)
+    return Tiled(p, (*around, *p.batch), down, across, threads, factors)
 
 
 def product_nest(p: Product, team: Team, tree: Tree, rows: tuple[Range, ...] = ()) -> Spread:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from chainrule.codegen.cuda.device import THREADS
+from chainrule.executable import Precision
 from chainrule.ir.formula import Access, Reduce
 from chainrule.ir.program import Buffer, Kernel, Loop, Product, Range, Statement, accesses
 
@@ -66,13 +67,17 @@ class Spread:
 
 @dataclass(frozen=True)
 class Tiled:
-    """A product that is a kernel: each block of threads has a tile of its rows and columns, in one of the matrices."""
+    """A product that is a kernel: each block of threads has a tile of its rows and columns, in one of the matrices.
+
+    factors: what they are rounded to; on tensor cores unless to float32.
+    """
 
     product: Product
     batch: tuple[Range, ...]
     rows: int
     columns: int
     threads: int = THREADS
+    factors: Precision = "float32"
 
 
 Mapped = Turns | Spread | Statement | Tiled

@@ -9,7 +9,8 @@ def hidden(z, b, h, batch, scratch):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import sympy as sp
@@ -47,6 +48,14 @@ class CudaWriter(Writer):
     @property
     def warps(self) -> int:
         return self.threads // WARP
+
+    @contextmanager
+    def named(self, *texts: str) -> Iterator[tuple[str, ...]]:
+        """Names for what is written inside."""
+        names = tuple(self.names.fresh(text) for text in texts)
+        yield names
+        for name in names:
+            self.names.release(name)
 
     def place(self, access: Access, slots: Mapping[sp.Symbol, Symbol]) -> str:
         """An element as source: ``h[64 * n + j]``, or the variable that it was loaded into."""
