@@ -35,6 +35,7 @@ from chainrule.codegen.cuda.device import (
     WARP_ROW,
     WIDEST,
 )
+from chainrule.codegen.cuda.fresh import stored_once
 from chainrule.codegen.cuda.scatter import by_owners
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Team, Tiled, Turns
 from chainrule.codegen.cuda.turns import Tree, carried_by, count, places_of, retargeted
@@ -54,12 +55,12 @@ def mapped(kernel: Kernel, buffers: Mapping[str, Buffer], factors: Precision = "
     whole = None if kernel.block is None else unblocked(kernel)
     if whole is not None:
         tree = Tree(whole, buffers)
-        found = by_owners(whole, tree) if len(whole.body) > 1 else spread_over_grid(whole.body[0], tree, factors)
+        found = (len(whole.body) > 1 and by_owners(whole, tree)) or as_one(whole, tree, factors)
         if found is not None:
             threads = found.threads if isinstance(found, Tiled) else THREADS
             return Plan((found,), whole, threads, arrays_of((found,), tree), tuple(tree.added))
         tree = Tree(kernel, buffers)
-    body = tuple(m for node in kernel.body for m in map_node(node, Team.BLOCK, tree))
+    body = stored_once(map_body(kernel.body, Team.BLOCK, tree), tree)
     widest = max((width(m, tree) for m in body), default=1)
     most = THREADS if kernel.block is not None else MOST_THREADS
     threads = min(most, max(WARP, 1 << max(widest - 1, 0).bit_length()))
@@ -108,6 +109,19 @@ def free_symbols(leaf: Statement | Product) -> set[sp.Basic]:
     if isinstance(leaf, Statement):
         return found.union(leaf.value.free_symbols, *(c.free_symbols for c in leaf.where))
     return found.union(leaf.scale.free_symbols)
+
+
+def as_one(kernel: Kernel, tree: Tree, factors: Precision) -> Spread | Tiled | None:
+    """All of a kernel as one nest over the grid; None where that cannot be: blocks do not wait for each other."""
+    found: list[Mapped] = []
+    for node in kernel.body:
+        spread = spread_over_grid(node, tree, factors)
+        if spread is None:
+            return None
+        found.append(spread)
+    left = stored_once(found, tree)
+    (one,) = left if len(left) == 1 else (None,)
+    return one if isinstance(one, Spread | Tiled) else None
 
 
 def spread_over_grid(node: Leaf, tree: Tree, factors: Precision = "float32") -> Spread | Tiled | None:

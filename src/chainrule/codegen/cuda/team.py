@@ -33,12 +33,14 @@ class Carried:
 @dataclass(frozen=True)
 class Kept:
     """A reduction into an array that turns of a loop share: each member adds to an array of its own, whose places are
-    those of `ranges`, and at the end all are added to the target in a fixed order."""
+    those of `ranges`, and at the end all are added to the target in a fixed order. fresh: nothing was there, so
+    the total is stored."""
 
     target: Access
     reduce: Reduce
     private: str
     ranges: tuple[Range, ...]
+    fresh: bool = False
 
 
 @dataclass(frozen=True)

@@ -324,7 +324,8 @@ def join_array(k: Kept, spread: Spread, w: CudaWriter) -> None:
     """All members' arrays, place by place in the members' order, into the target."""
     name, _ = w.scratch(k.private)
     count = math.prod(int(r.stop) for r in k.ranges)
-    w.read.add(k.target.tensor)
+    if not k.fresh:
+        w.read.add(k.target.tensor)
     w.written.add(k.target.tensor)
     threads = spread.members is Team.THREAD
     w.line(f"{w.call('sync')}()")
@@ -344,7 +345,7 @@ def join_array(k: Kept, spread: Spread, w: CudaWriter) -> None:
         else:
             split(at, [(n, r, str(int(r.stop))) for n, r in zip(names, k.ranges, strict=True)], w)
         target = w.place(k.target, {})
-        new = f"{target} = {joined(k.reduce, target, total, w)}"
+        new = f"{target} = {total if k.fresh else joined(k.reduce, target, total, w)}"
         if threads:
             with w.inside(f"if {w.call('thread')}() == 0:"):
                 w.line(new)
