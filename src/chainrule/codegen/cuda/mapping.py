@@ -371,15 +371,18 @@ def arrays_of(body: Sequence[Mapped], tree: Tree) -> dict[str, Team]:
     own: dict[str, Team] = {}
     numbers = iter(range(1_000_000))
 
+    def meet(a: Access, path: tuple[int, ...]) -> None:
+        buffer = tree.known(a.tensor)
+        if buffer is not None and buffer.space == "scratch" and buffer.shape:
+            found[a.tensor] = common(found.get(a.tensor, path), path)
+
     def walk(nodes: Sequence[Mapped], path: tuple[int, ...]) -> None:
         for node in nodes:
             match node:
                 case Statement():
                     reads, target = accesses(node)
                     for a in (*reads, target):
-                        buffer = tree.known(a.tensor)
-                        if buffer is not None and buffer.space == "scratch" and buffer.shape:
-                            found[a.tensor] = common(found.get(a.tensor, path), path)
+                        meet(a, path)
                 case Tiled():
                     pass
                 case Turns():
@@ -388,6 +391,8 @@ def arrays_of(body: Sequence[Mapped], tree: Tree) -> dict[str, Team]:
                     number = next(numbers)
                     teams[number] = node.members
                     own.update({k.private: node.members for k in node.kept})
+                    for k in node.kept:
+                        meet(k.target, path)
                     walk(node.body, (*path, number))
 
     walk(body, ())
