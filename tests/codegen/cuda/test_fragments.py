@@ -28,28 +28,29 @@ ROUNDED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def product_of_fragments(kind: str) -> Job:
-    """``z = 2 x y`` of matrices [16, depth] and [8, depth], through panels in shared memory."""
+    """``z = x y`` of matrices [16, depth] and [16, depth], through panels of quads in shared memory."""
     word = "to_tf32({0}[at])" if kind == "tf32" else "to_bf16({0}[2 * at], {0}[2 * at + 1])"
-    lines = ["rows = shared_float32(256)", "columns = shared_float32(128)"]
-    lines += ["for at in range(lane(), 256, 32):", f"    rows[swizzled(at)] = {word.format('x')}"]
-    lines += ["for at in range(lane(), 128, 32):", f"    columns[swizzled(at)] = {word.format('y')}"]
+    lines = ["rows = shared_float32(256)", "columns = shared_float32(256)", "zero = float32(0.0)"]
+    lines += ["for at in range(lane(), 256, 32):", "    own = divide(at, 16)", "    k = modulo(at, 16)"]
+    lines += ["    quad = swizzled(32 * divide(own, 2) + 4 * divide(k, 2))"]
+    lines += [f"    rows[quad + 2 * modulo(k, 2) + modulo(own, 2)] = {word.format('x')}"]
+    lines += [f"    columns[quad + 2 * modulo(own, 2) + modulo(k, 2)] = {word.format('y')}"]
     lines += ["sync()", "g = divide(lane(), 4)", "t = modulo(lane(), 4)"]
-    lines += ["upper = load4(rows, swizzled(16 * g + 4 * t))", "lower = load4(rows, swizzled(16 * (g + 8) + 4 * t))"]
-    lines += ["right = load4(columns, swizzled(16 * g + 4 * t))", "zero = float32(0.0)"]
-    lines += ["total = zero, zero, zero, zero", "for turn in range(2):"]
-    lines += [f"    total = mma_{kind}(upper, lower, right, total)", "c, d, e, f = total"]
-    lines += ["z[8 * g + 2 * t] = c", "z[8 * g + 2 * t + 1] = d"]
-    lines += ["z[8 * (g + 8) + 2 * t] = e", "z[8 * (g + 8) + 2 * t + 1] = f"]
+    lines += ["total = zero, zero, zero, zero, zero, zero, zero, zero", "for half in range(2):"]
+    lines += ["    at = swizzled(32 * g + 4 * (2 * t + half))", "    left = load4(tail(rows, at), 0)"]
+    lines += [f"    total = mma_{kind}(left, load4(columns, at), total)"]
+    lines += ["a, b, c, d, e, f, g2, h = total", "first = 32 * g + 4 * t"]
+    lines += ["store4(z, first, a, b, c, d)", "store4(z, first + 16, e, f, g2, h)"]
     head = "def product(x, y, z, scratch):\n"
     return Job(head + "".join(f"    {line}\n" for line in lines), "product", (F, F, F, SIZE), 32)
 
 
 def multiplied(kind: str, compiled: Callable[[Job, str], Compiled] = compile_kernel) -> tuple[np.ndarray, np.ndarray]:
-    x, y = (RNG.normal(size=(n, DEPTHS[kind])).astype(np.float32) for n in (16, 8))
+    x, y = (RNG.normal(size=(16, DEPTHS[kind])).astype(np.float32) for _ in range(2))
     job = product_of_fragments(kind)
-    z = launched(compiled(job, "sm_90"), 1, 32, x.ravel(), y.ravel(), np.zeros(128, np.float32), 0)[2]
+    z = launched(compiled(job, "sm_90"), 1, 32, x.ravel(), y.ravel(), np.zeros(256, np.float32), 0)[2]
     a, b = (ROUNDED[kind](m).astype(np.float64) for m in (x, y))
-    return z.reshape(16, 8), 2 * a @ b.T
+    return z.reshape(16, 16), a @ b.T
 
 
 @pytest.mark.parametrize("kind", DEPTHS)
@@ -95,26 +96,30 @@ def test_words_round_to_nearest_on_the_device_and_in_plain_python() -> None:
 
 
 def test_what_is_left_of_a_warp_in_plain_python_is_its_first_lane() -> None:
+    """Of the words 1, 3 of a row and 2, 4 of the other, 1, 2 of a column and 3, 4 of the other."""
     four = np.float32(1), np.float32(2), np.float32(3), np.float32(4)
-    zero = (np.float32(0),) * 4
-    assert fragments.mma_tf32(four, zero, four, four) == (31, 2, 3, 4)
+    total = tuple(np.float32(k) for k in range(8))
+    assert fragments.mma_tf32(four, four, total) == (7, 16, 2, 3, 14, 27, 6, 7)
     words = tuple(to_bf16(v, v) for v in four)
-    assert fragments.mma_bf16(words, words, words, zero) == (60, 0, 60, 0)
+    assert fragments.mma_bf16(words, words, (0,) * 8) == (14, 30, 0, 0, 20, 44, 0, 0)
 
 
-def test_a_panel_s_rows_are_read_and_written_without_bank_conflicts() -> None:
-    """A quarter of a warp reads or writes four words a lane at once; words by themselves a whole warp."""
+def banks(at: np.ndarray) -> list[int]:
+    """How many banks the lanes of each quarter of a warp reach, of whom each takes a quad at once."""
+    quads = swizzled(at).reshape(4, 8)[:, :, None] + np.arange(4)
+    return [len(set(quarter.ravel() % 32)) for quarter in quads]
+
+
+def test_a_panel_s_quads_are_read_and_written_without_bank_conflicts() -> None:
     assert sorted(map(swizzled, range(2048))) == list(range(2048))
     lane = np.arange(32)
-    for row in range(0, 128, 8):
-        at = swizzled(16 * (row + lane // 4) + 4 * (lane % 4))
-        for quarter in at.reshape(4, 8):
-            assert len({(first + k) % 32 for first in quarter for k in range(4)}) == 32
-    for first in range(0, 128, 32):  # eight fours of neighbouring rows by four words
-        for own in range(4):
-            for word in range(0, 16, 4):
-                at = swizzled(16 * (first + 4 * (lane % 8) + own) + word + lane // 8)
-                assert len(set(at % 32)) == 32
+    for pair in range(0, 64, 8):
+        for half in range(2):
+            assert banks(32 * (pair + lane // 4) + 4 * (2 * (lane % 4) + half)) == [32] * 4  # a fragment; rows' words
+    for pair in range(0, 64, 16):
+        for half in range(2):
+            for quad in range(0, 8, 4):
+                assert banks(32 * (pair + 2 * (lane % 8) + half) + 4 * (quad + lane // 8)) == [32] * 4  # words' rows
 
 
 def test_a_product_of_fragments_is_two_instructions_of_the_tensor_cores() -> None:

@@ -41,8 +41,8 @@ SIDE = 16
 TILE_DEPTH = 16
 """Terms of a product's sums that a tile is worth while for."""
 
-FRAGMENT = (16, 8)
-"""Rows and columns of a product that a warp's tensor core does at once."""
+FRAGMENT = 16
+"""Rows and columns of a product that a warp's tensor core does at once, in two instructions."""
 
 TILES = ((128, 128), (64, 64), (32, 64), (64, 32), (32, 32), (16, 64), (64, 16), (16, 16))
 """Rows and columns of tiles: 8 x 8 places a thread at most, for their sums lie in registers."""

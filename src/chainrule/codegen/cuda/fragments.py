@@ -1,17 +1,19 @@
 """Products of fragments: a warp multiplies matrices that its lanes hold together, on tensor cores.
 
-    total[16, 8] += A[16, 16 words] B[16 words, 8]
+    total[16, 16] += A[16, 8 words] B[8 words, 16]
 
 A word is 32 bits that hold factors rounded to nearest: one of tf32, or two of bf16 that follow each other in the sum;
-it counts as a float32, whose value means nothing. Which words of a row meet which of a column is free, as long as they
-are the same, so that a lane takes four neighbours from each: lane 4 g + t has
+it counts as a float32, whose value means nothing. Which rows, columns and words an instruction takes for its first,
+second, ... is free, so that a lane's are neighbours: lane 4 g + t has
 
-    of A       words 4t to 4t + 3 of the rows g (`upper`) and g + 8 (`lower`)
-    of B       words 4t to 4t + 3 of the column g (`right`)
-    of total   the columns 2t and 2t + 1 of the row g, then those of the row g + 8
+    of A       the word 2t of the rows 2g and 2g + 1, then the word 2t + 1 of both
+    of B       the words 2t and 2t + 1 of the column 2g, then of the column 2g + 1
+    of total   the columns 4t to 4t + 3 of the row 2g, then of the row 2g + 1
 
-In shared memory a row or column has 16 words, and word 16 i + w lies at `swizzled` of that: lanes that read or write
-four words at once never meet in a bank. Source: PTX ISA 9.0, 9.7.15.5 (mma.sync); from compute capability 8.0 on.
+So four words of two rows or columns, a quad, are one access of shared memory, and the registers of an instruction are
+neighbours as they come. A panel has 16 words of each row or column; the quad of the rows 2p, 2p + 1 and the words 2q,
+2q + 1 lies at `swizzled(32 * p + 4 * q)`: lanes that read or write quads at once never meet in a bank. Source: PTX ISA
+9.0, 9.7.15.5 (mma.sync); from compute capability 8.0 on.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ F32 = ir.FloatType()
 LEAST = 80  # of the architectures that have these
 WORDS = 16  # of a row or column
 
-Four = tuple[Any, Any, Any, Any]
+Words = tuple[Any, ...]
 
 
 def to_tf32(x: Any) -> Any:
@@ -52,14 +54,14 @@ def _bits(x: Any) -> int:
     return 0x7FFF if np.isnan(x) else bits + 0x7FFF + (bits >> 16 & 1) >> 16
 
 
-def mma_tf32(upper: Four, lower: Four, right: Four, total: Four) -> Four:
+def mma_tf32(left: Words, right: Words, total: Words) -> Words:
     """This lane's part of total + A B, of words of tf32. All lanes of the warp take part."""
-    return _alone(lambda word: [np.float32(word)], upper, lower, right, total)
+    return _alone(lambda word: [np.float32(word)], left, right, total)
 
 
-def mma_bf16(upper: Four, lower: Four, right: Four, total: Four) -> Four:
+def mma_bf16(left: Words, right: Words, total: Words) -> Words:
     """This lane's part of total + A B, of words of bf16. All lanes of the warp take part."""
-    return _alone(_halves, upper, lower, right, total)
+    return _alone(_halves, left, right, total)
 
 
 def _halves(word: Any) -> list[Any]:
@@ -67,18 +69,19 @@ def _halves(word: Any) -> list[Any]:
     return [np.uint32(half).view(np.float32) for half in (bits << 16 & 0xFFFFFFFF, bits & 0xFFFF0000)]
 
 
-def _alone(factors: Callable[[Any], list[Any]], upper: Four, lower: Four, right: Four, total: Four) -> Four:
-    """One lane stands alone: all others hold zeros, and it has the first of the columns."""
-    sums = [
-        sum(a * b for x, y in zip(row, right, strict=True) for a, b in zip(factors(x), factors(y), strict=True))
-        for row in (upper, lower)
-    ]
-    return total[0] + sums[0], total[1], total[2] + sums[1], total[3]
+def _alone(factors: Callable[[Any], list[Any]], left: Words, right: Words, total: Words) -> Words:
+    """One lane stands alone: all others hold zeros, and it has the first two columns."""
+
+    def product(row: int, column: int) -> Any:
+        words = zip((left[row], left[row + 2]), (right[2 * column], right[2 * column + 1]), strict=True)
+        return sum(a * b for x, y in words for a, b in zip(factors(x), factors(y), strict=True))
+
+    return tuple(t + product(k // 4, k % 4) if k % 4 < 2 else t for k, t in enumerate(total))
 
 
 def swizzled(at: int) -> int:
-    """Where a word of a panel lies: among eight rows that are four apart, the same words lie in different banks."""
-    return at ^ at >> 4 & 28
+    """Where a word of a panel lies: the bank also depends on the row or column."""
+    return at ^ at >> 4 & 28 ^ at >> 3 & 4
 
 
 # What becomes of them.
@@ -110,20 +113,22 @@ def emit_bf16(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.V
 
 def emit_swizzled(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
     (at,) = args
-    return builder.xor(at, builder.and_(builder.lshr(at, I64(4)), I64(28)))
+    for distance, bits in ((4, 28), (3, 4)):
+        at = builder.xor(at, builder.and_(builder.lshr(args[0], I64(distance)), I64(bits)))
+    return at
 
 
 def multiplying(shape: str, kind: str) -> Callable[..., ir.Value]:
-    """Two instructions: words 0 and 1 of each four, then 2 and 3."""
+    """Two instructions: one for the even columns, one for the odd."""
     text = f"mma.sync.aligned.{shape}.row.col.f32.{kind}.{kind}.f32 "
     text += "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"
 
     def emitter(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
-        upper, lower, right, total = ([builder.extract_value(a, k) for k in range(4)] for a in args)
-        upper, lower, right = ([builder.bitcast(word, I32) for word in four] for four in (upper, lower, right))
-        for k in (0, 2):
-            words = [upper[k], lower[k], upper[k + 1], lower[k + 1], right[k], right[k + 1]]
-            total = assembled(builder, text, "ffff", [*words, *total], convergent=True)
+        left, right = ([builder.bitcast(builder.extract_value(a, k), I32) for k in range(4)] for a in args[:2])
+        total = [builder.extract_value(args[2], k) for k in range(8)]
+        for odd in (0, 1):
+            words = [*left, *right[2 * odd : 2 * odd + 2]]
+            total[odd::2] = assembled(builder, text, "ffff", [*words, *total[odd::2]], convergent=True)
         return context.make_tuple(builder, sig.return_type, total)
 
     return emitter
@@ -139,10 +144,10 @@ def _floats(count: int) -> Callable[..., Any]:
     return typer
 
 
-def _fours(*kinds: types.Type) -> Any:
+def _words(*kinds: types.Type) -> Any:
     """Tuples stay what they are: a total goes round a loop."""
-    four = (types.float32,) * 4
-    return (kinds[-1], *kinds) if len(kinds) == 4 and all(getattr(k, "types", ()) == four for k in kinds) else None
+    floats = [(types.float32,) * count for count in (4, 4, 8)]
+    return (kinds[-1], *kinds) if [getattr(kind, "types", ()) for kind in kinds] == floats else None
 
 
 def _place(at: types.Type) -> Any:
@@ -153,4 +158,4 @@ lowered(to_tf32, _floats(1), emit_tf32)
 lowered(to_bf16, _floats(2), emit_bf16)
 lowered(swizzled, _place, emit_swizzled)
 for _function, _emitter in PARTS.items():
-    lowered(_function, _fours, _emitter)
+    lowered(_function, _words, _emitter)

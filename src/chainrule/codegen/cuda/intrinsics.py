@@ -25,7 +25,7 @@ __all__ = [
     "shared_float32", "shared_float64", "shared_int64", "shared_bool",
     "local_float32", "local_float64", "local_int64", "local_bool",
     "view_float32", "view_float64", "view_int64", "view_bool",
-    "load2", "load4", "store2", "store4", "divide", "modulo",
+    "load2", "load4", "store2", "store4", "tail", "divide", "modulo",
 ]  # fmt: skip
 
 WARP = 32
@@ -99,6 +99,11 @@ def store4(pointer: Any, at: int, a: Any, b: Any, c: Any, d: Any) -> None:
     pointer[at : at + 4] = a, b, c, d
 
 
+def tail(pointer: Any, at: int) -> Any:
+    """The elements from `at` on, as a pointer of their own."""
+    return pointer[at:]
+
+
 # Where a thread is.
 
 
@@ -113,8 +118,13 @@ def _place(name: str, below: int) -> Emitter:
     return lambda context, builder, sig, args: register(builder, name, below)
 
 
+def own_thread(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    """Below the block's threads, if the module says how many it has: what is always so need not be asked."""
+    return register(builder, "tid.x", getattr(builder.module, "threads", MOST_THREADS))
+
+
 def own_warp(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
-    return builder.lshr(register(builder, "tid.x", MOST_THREADS), I64(5))
+    return builder.lshr(own_thread(context, builder, sig, args), I64(5))
 
 
 def meeting(name: str, *arguments: int) -> Emitter:
@@ -127,7 +137,7 @@ def meeting(name: str, *arguments: int) -> Emitter:
 
 
 for _function, _emitter in (
-    (thread, _place("tid.x", MOST_THREADS)),
+    (thread, own_thread),
     (block, _place("ctaid.x", 2**31 - 1)),
     (blocks, _place("nctaid.x", 2**31 - 1)),
     (lane, _place("laneid", WARP)),
@@ -247,6 +257,18 @@ def _emit_view(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.
     view = sig.return_type
     kind = ir.PointerType(context.get_data_type(view.element), GLOBAL)
     return _as_view(context, builder, view, builder.inttoptr(builder.add(*args), kind))
+
+
+def _tail_type(pointer: types.Type, at: types.Type) -> Any:
+    return (pointer, pointer, types.int64) if _pointer(pointer) and isinstance(at, types.Integer) else None
+
+
+def _emit_tail(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    address = builder.gep(builder.extract_value(args[0], 0), [args[1]], inbounds=True)
+    return builder.insert_value(args[0], address, 0)
+
+
+lowered(tail, _tail_type, _emit_tail)
 
 
 def _array(kind: str, element: str, emitter: Emitter) -> Any:

@@ -342,9 +342,14 @@ def tile(p: Product, around: tuple[Range, ...], tree: Tree, factors: Precision =
     chosen = filling or fitting[-1:]
     if not chosen:
         return None
-    (down, across), fragments = chosen[0], FRAGMENT[0] * FRAGMENT[1]
-    threads = THREADS if factors == "float32" else min(THREADS, WARP * down * across // fragments)
-    return Tiled(p, (*around, *p.batch), down, across, threads, factors)
+    down, across = chosen[0]
+    return Tiled(p, (*around, *p.batch), down, across, threads_for(down * across, factors), factors)
+
+
+def threads_for(places: int, factors: Precision) -> int:
+    """Of a tile. On tensor cores a warp has 32 by 64 places of the largest, and at least one fragment's."""
+    fragments = places // FRAGMENT**2
+    return THREADS if factors == "float32" else WARP * max(fragments // 8, min(fragments, 4))
 
 
 def product_nest(p: Product, team: Team, tree: Tree, rows: tuple[Range, ...] = ()) -> Spread:

@@ -107,6 +107,7 @@ def module_of(
     library = within.codegen().create_library("kernel")
     module = library.create_ir_module("kernel")
     module.triple, module.data_layout, module.library = TRIPLE, LAYOUT, LIBRARY
+    module.threads = threads
     packer = within.get_arg_packer(kinds)
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), packer.argument_types), symbol)
     apart = not passes_on(tree)
@@ -149,6 +150,8 @@ def passes_on(tree: ast.FunctionDef) -> bool:
     stored += [node.args[0] for name, node in named if name in ("store2", "store4")]
     loaded = [n.value for n in ast.walk(tree) if isinstance(n, ast.Subscript) and isinstance(n.ctx, ast.Load)]
     loaded += [node.args[0] for name, node in named if name in ("load2", "load4")]
+    tails = [node.args[0] for name, node in named if name == "tail"]  # what is done to them has other names
+    stored, loaded = stored + tails, loaded + tails
     loaded += [
         n.target.value for n in ast.walk(tree) if isinstance(n, ast.AugAssign) and isinstance(n.target, ast.Subscript)
     ]

@@ -159,6 +159,13 @@ def _view(function: Any, element: str) -> None:
     _emitted(function, lambda scratch, offset: (kind, types.int64, types.int64), emitter)
 
 
+def _tail(function: Any) -> None:
+    def emitter(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+        return builder.gep(args[0], [args[1]])
+
+    _emitted(function, lambda pointer, at: (pointer, pointer, types.int64), emitter)
+
+
 def _wide(load: Any, store: Any, count: int) -> None:
     """`count` elements of a pointer, or of an array of one axis, in one access."""
 
@@ -287,12 +294,13 @@ def _reduction(name: str, across_block: bool) -> None:
 
 def _fragments() -> None:
     """Products of fragments: instructions, emitted as for ours."""
-    single, four = types.float32, types.UniTuple(types.float32, 4)
+    single = types.float32
+    four, eight = (types.UniTuple(single, count) for count in (4, 8))
     _emitted(NAMES["to_tf32"], lambda x: (single, single), fragments.emit_tf32)
     _emitted(NAMES["to_bf16"], lambda x, y: (single, single, single), fragments.emit_bf16)
     _emitted(NAMES["swizzled"], lambda at: (types.int64, types.int64), fragments.emit_swizzled)
     for function, emitter in fragments.PARTS.items():
-        _emitted(function, lambda *kinds: (four, *[four] * 4), emitter)
+        _emitted(function, lambda *kinds: (eight, four, four, eight), emitter)
 
 
 def _chosen(condition: Any, a: Any, b: Any) -> Any:
@@ -312,6 +320,7 @@ def _register() -> None:
         _view(NAMES[f"view_{element}"], element)
     for count in (2, 4):
         _wide(NAMES[f"load{count}"], NAMES[f"store{count}"], count)
+    _tail(NAMES["tail"])
     _bytes_as_booleans()
     _emitted(NAMES["sync"], lambda: (types.none,), meeting("llvm.nvvm.barrier0"))
     _emitted(NAMES["sync_warp"], lambda: (types.none,), meeting("llvm.nvvm.bar.warp.sync", -1))

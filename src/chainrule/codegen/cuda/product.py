@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sympy as sp
 
-from chainrule.codegen.cuda.panels import Form, indices, load_panel, side_of, store_panel
+from chainrule.codegen.cuda.panels import Form, indices, load_panel, sides_of, store_panel
 from chainrule.codegen.cuda.sums import Sums, begin, end, multiply
 from chainrule.codegen.cuda.team import Tiled
 from chainrule.codegen.cuda.writer import CudaWriter
@@ -52,16 +52,13 @@ def write_tile(t: Tiled, w: CudaWriter) -> None:
     w.line(f"{rest} = {divide}({number}, {across})")
     w.line(f"{row_first} = {modulo}({rest}, {down}) * {t.rows}")
     with indices(t.batch, f"{divide}({rest}, {down})", w):
-        sums = begin(t, form, w)
-        sides = (
-            side_of("left", p.left, p.rows, p.inner, t.rows, row_first, t.threads, form, w),
-            side_of("right", p.right, p.columns, p.inner, t.columns, column_first, t.threads, form, w),
-        )
+        sides = sides_of(t, (row_first, column_first), form, w)
+        sums = begin(t, sides, form, w)
         depth = w.integer(product(r.stop for r in p.inner))
         with w.named("first", "following") as (first, following):
             for side in sides:
                 load_panel(side, form, "0", t.threads, w)
-                store_panel(side, form, "0", t.threads, w)
+                store_panel(side, form, "0", side is sides[0], t.threads, w)
             w.line(f"{w.call('sync')}()")
             with w.inside(f"for {first} in range(0, {depth}, {form.depth}):"):
                 w.line(f"{following} = {first} + {form.depth}")
@@ -69,7 +66,7 @@ def write_tile(t: Tiled, w: CudaWriter) -> None:
                     load_panel(side, form, following, t.threads, w)
                 multiply(sides, form, first, sums, w)
                 for side in sides:
-                    store_panel(side, form, following, t.threads, w)
+                    store_panel(side, form, following, side is sides[0], t.threads, w)
                 w.line(f"{w.call('sync')}()")
         end(sums, form, w)
         _store(t, (row_first, column_first), sums, w)
