@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.codegen.cpu_writer import CpuWriter
 from chainrule.codegen.flatten import STORED
-from chainrule.codegen.kernel import Writer
 from chainrule.ir.expression import product
 from chainrule.ir.formula import Access
 from chainrule.ir.program import Loop, Statement, accesses
@@ -22,7 +22,7 @@ from chainrule.ir.program import Loop, Statement, accesses
 SHORT = 8  # vectors: of longer rows, what is left over does not count
 
 
-def collapsed(nest: Sequence[Loop], w: Writer) -> Loop | None:
+def collapsed(nest: Sequence[Loop], w: CpuWriter) -> Loop | None:
     """The one loop that does what the loops of a perfect nest do, if all that they touch lies in their order."""
     ranges = [loop.range for loop in nest]
     steps = [node for node in nest[-1].body if isinstance(node, Statement)]
@@ -47,7 +47,7 @@ def collapsed(nest: Sequence[Loop], w: Writer) -> Loop | None:
     return Loop(whole, tuple(replace(s, target=flat(s.target), reads=tuple(map(flat, s.reads))) for s in steps))
 
 
-def _is_short(count: sp.Expr, w: Writer) -> bool:
+def _is_short(count: sp.Expr, w: CpuWriter) -> bool:
     """Whether a row of so many elements leaves a good part of its vectors empty."""
     lanes = w.target.lanes(w.element)
     return bool(count.is_Integer and count % lanes and count < SHORT * lanes)
@@ -57,7 +57,7 @@ def _moves(access: Access, own: set[sp.Symbol]) -> bool:
     return any(index.free_symbols & own for index in access.indices)
 
 
-def _is_whole(access: Access, nest: Sequence[Loop], w: Writer) -> bool:
+def _is_whole(access: Access, nest: Sequence[Loop], w: CpuWriter) -> bool:
     """Whether the loops go through the whole tensor, element by element as it is stored."""
     buffer = w.buffer(access.tensor)
     if access.outside is not None or buffer.space not in STORED or access.tensor in w.moved:

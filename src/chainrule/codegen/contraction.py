@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from chainrule.codegen.choices import Case
+from chainrule.codegen.cpu_writer import CpuWriter
 from chainrule.codegen.epilogue import is_matrix
 from chainrule.codegen.expressions import Symbol, real
 from chainrule.codegen.flatten import LEAST, Guard, clipped, flat_position, merged, unguarded
-from chainrule.codegen.kernel import Writer
 from chainrule.codegen.operand import Bound, Index
 from chainrule.codegen.packing import PAD
 from chainrule.codegen.product import EPILOGUE, SMALL, Extent, Operand, Shape, Way, calls, product_lines
@@ -46,7 +46,7 @@ OWN = (
 NOTHING = Range(index_symbol("_none"), sp.S.Zero, sp.S.One)  # where there are no rows or no columns
 
 
-def write_product(leaf: Product, w: Writer, after: Epilogue | None = None) -> bool:
+def write_product(leaf: Product, w: CpuWriter, after: Epilogue | None = None) -> bool:
     """``target = (target +) scale * sum[inner] left * right``; whether what comes `after` was written as well."""
     whole, leaf = leaf, _columns_last(_counted(leaf, w), w)
     leaf, guards = _flattened(leaf, w)
@@ -73,7 +73,7 @@ def write_product(leaf: Product, w: Writer, after: Epilogue | None = None) -> bo
     return done
 
 
-def _flattened(leaf: Product, w: Writer) -> tuple[Product, tuple[Guard, ...]]:
+def _flattened(leaf: Product, w: CpuWriter) -> tuple[Product, tuple[Guard, ...]]:
     """`leaf` with one range for several and bounds for guards, where it surely becomes a tile."""
     plain, guards = unguarded(leaf, w)
     whole = merged(plain, guards, w)
@@ -92,7 +92,7 @@ class Epilogue:
 
     nest: Loop
     alone: bool
-    write: Callable[[tuple[Leaf, ...], Writer], None]
+    write: Callable[[tuple[Leaf, ...], CpuWriter], None]
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Placed:
     shift: sp.Expr
 
 
-def _placed(after: Epilogue, leaf: Product, counted: Range, w: Writer) -> Placed:
+def _placed(after: Epilogue, leaf: Product, counted: Range, w: CpuWriter) -> Placed:
     (row,), (column,) = leaf.rows, leaf.columns
     target, shift = leaf.target, column.start - counted.start
     local = after.alone and w.buffer(target.tensor).space == "scratch" and is_matrix(target, row.symbol, column.symbol)
@@ -117,13 +117,13 @@ def _placed(after: Epilogue, leaf: Product, counted: Range, w: Writer) -> Placed
     return Placed(after, target.tensor, first if local else None, shift)
 
 
-def _is_narrow(column: Range, w: Writer) -> bool:
+def _is_narrow(column: Range, w: CpuWriter) -> bool:
     """Whether the columns do not fill a vector: then the nest does better as one loop over all elements."""
     count = sp.Add(column.stop, -column.start)
     return bool(count.is_Integer and count < w.target.lanes(w.element))
 
 
-def _counted(leaf: Product, w: Writer) -> Product:
+def _counted(leaf: Product, w: CpuWriter) -> Product:
     """`leaf` with a block's ranges counted from 0 where every block has as many members: the tile then knows them."""
     block = w.kernel.block
     if block is None or not block.extent.is_Integer or int(block.extent) % block.size:
@@ -150,7 +150,7 @@ def _counted(leaf: Product, w: Writer) -> Product:
     )
 
 
-def _opened(ranges: Sequence[Range], body: Callable[[], None], w: Writer) -> None:
+def _opened(ranges: Sequence[Range], body: Callable[[], None], w: CpuWriter) -> None:
     """What `body` writes, inside loops over `ranges`."""
     if not ranges:
         body()
@@ -159,25 +159,25 @@ def _opened(ranges: Sequence[Range], body: Callable[[], None], w: Writer) -> Non
         _opened(ranges[1:], body, w)
 
 
-def _columns_last(leaf: Product, w: Writer) -> Product:
+def _columns_last(leaf: Product, w: CpuWriter) -> Product:
     """`leaf` with rows and columns exchanged where it is the rows that the target holds next to each other."""
     if _step_one(leaf.target, leaf.columns, w) or not _step_one(leaf.target, leaf.rows, w):
         return leaf
     return replace(leaf, left=leaf.right, right=leaf.left, rows=leaf.columns, columns=leaf.rows)
 
 
-def _step_one(access: Access, ranges: Sequence[Range], w: Writer) -> list[Range]:
+def _step_one(access: Access, ranges: Sequence[Range], w: CpuWriter) -> list[Range]:
     """Those of `ranges` along which the access moves by one element."""
     flat = flat_position(access, w)
     return [r for r in ranges if flat is not None and flat.coeff(r.symbol, 1) == 1]
 
 
-def _adjacent(leaf: Product, w: Writer) -> Range:
+def _adjacent(leaf: Product, w: CpuWriter) -> Range:
     found = _step_one(leaf.target, leaf.columns, w) or list(leaf.columns)
     return found[0] if found else NOTHING
 
 
-def _longest(ranges: Sequence[Range], w: Writer) -> Range:
+def _longest(ranges: Sequence[Range], w: CpuWriter) -> Range:
     """The range that the tile's rows are: the first whose size is not known, if it is long, else the last longest."""
     if not ranges:
         return NOTHING
@@ -191,7 +191,7 @@ def _longest(ranges: Sequence[Range], w: Writer) -> Range:
     return max((r for r in reversed(ranges) if r not in unknown), key=lambda r: int(known[r]))
 
 
-def _is_affine(leaf: Product, row: Range, column: Range, w: Writer) -> bool:
+def _is_affine(leaf: Product, row: Range, column: Range, w: CpuWriter) -> bool:
     """Whether each operand is a view with a plain stride along its row or column, and nothing else moves there."""
     moving = {r.symbol for r in (row, column, *leaf.inner)}
     parts = ((leaf.target, (row, column), ()), (leaf.left, (row,), leaf.inner), (leaf.right, (column,), leaf.inner))
@@ -206,7 +206,9 @@ def _is_affine(leaf: Product, row: Range, column: Range, w: Writer) -> bool:
     return leaf.target.tensor not in (leaf.left.tensor, leaf.right.tensor)
 
 
-def _tile(leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: Writer, after: Placed | None) -> bool:
+def _tile(
+    leaf: Product, row: Range, column: Range, guards: Sequence[Guard], w: CpuWriter, after: Placed | None
+) -> bool:
     """Whether what comes `after` was written inside the tile's loops."""
     names = {r: w.names.fresh(r.pretty or "i") for r in (row, column, *leaf.inner)}
     w.symbols |= {r.symbol: Symbol(name, "integer", frozenset({r.symbol})) for r, name in names.items()}
@@ -265,7 +267,7 @@ def _even(r: Range) -> int:
     return max(int(sp.gcd_list(terms)), 1) if all(c.is_Integer for c in terms) else 1
 
 
-def _bounds(leaf: Product, row: Range, column: Range, w: Writer) -> tuple[Bound, ...]:
+def _bounds(leaf: Product, row: Range, column: Range, w: CpuWriter) -> tuple[Bound, ...]:
     """What the leaf's conditions say of the tile's own loops."""
     if len(leaf.inner) != 1:
         return ()
@@ -284,7 +286,7 @@ def _bounds(leaf: Product, row: Range, column: Range, w: Writer) -> tuple[Bound,
 START, END = (sp.Symbol(name, integer=True, nonnegative=True) for name in ("_column", "_end"))  # of a panel
 
 
-def _epilogue(after: Placed, panel: str, prefix: str, depth: int, w: Writer) -> None:
+def _epilogue(after: Placed, panel: str, prefix: str, depth: int, w: CpuWriter) -> None:
     """The nest over the columns of one panel."""
     rows = after.epilogue.nest
     (columns,) = rows.body
@@ -301,12 +303,12 @@ def _epilogue(after: Placed, panel: str, prefix: str, depth: int, w: Writer) -> 
     w.depth -= depth
 
 
-def _closed(ranges: Sequence[Range], w: Writer) -> None:
+def _closed(ranges: Sequence[Range], w: CpuWriter) -> None:
     for r in ranges:
         w.names.release(w.symbols.pop(r.symbol).text)
 
 
-def _operand(access: Access, row: Range | None, column: Range | None, inner: Sequence[Range], w: Writer) -> Operand:
+def _operand(access: Access, row: Range | None, column: Range | None, inner: Sequence[Range], w: CpuWriter) -> Operand:
     flat = flat_position(access, w)
     assert flat is not None
     strides = [sp.S.Zero if r is None else flat.coeff(r.symbol, 1) for r in (row, column)]
@@ -323,7 +325,7 @@ def _operand(access: Access, row: Range | None, column: Range | None, inner: Seq
     )
 
 
-def _shape(leaf: Product, row: Range, column: Range, w: Writer) -> Shape:
+def _shape(leaf: Product, row: Range, column: Range, w: CpuWriter) -> Shape:
     def count(ranges: Sequence[Range]) -> int | None:
         extent = product(sp.Add(r.stop, -r.start) for r in ranges)
         return int(extent) if extent.is_Integer else None
@@ -333,14 +335,14 @@ def _shape(leaf: Product, row: Range, column: Range, w: Writer) -> Shape:
     return Shape(count([row]), count([column]), count(leaf.inner), max(typical, 1))
 
 
-def _panel(way: Way, leaf: Product, w: Writer) -> str:
+def _panel(way: Way, leaf: Product, w: CpuWriter) -> str:
     """The scratch array that `right` is packed into."""
     if way.panel is None:
         return ""
     return w.view(_local(w, f"{leaf.right.tensor}_panel", (_deep(way, leaf, w), sp.Integer(way.panel[1]))))
 
 
-def _strip(way: Way, leaf: Product, row: Range, w: Writer) -> str:
+def _strip(way: Way, leaf: Product, row: Range, w: CpuWriter) -> str:
     """The scratch array that `left` is packed into."""
     if not way.strip:
         return ""
@@ -348,14 +350,14 @@ def _strip(way: Way, leaf: Product, row: Range, w: Writer) -> str:
     return w.view(_local(w, f"{leaf.left.tensor}_strip", (rows, _deep(way, leaf, w) + PAD)))
 
 
-def _deep(way: Way, leaf: Product, w: Writer) -> sp.Expr:
+def _deep(way: Way, leaf: Product, w: CpuWriter) -> sp.Expr:
     """How many inner indices are packed at a time."""
     if way.depth:
         return sp.Integer(way.depth)
     return sp.expand(product(w.over_dims(sp.Add(r.stop, -r.start)) for r in leaf.inner))
 
 
-def _local(w: Writer, name: str, shape: tuple[sp.Expr, ...] = ()) -> str:
+def _local(w: CpuWriter, name: str, shape: tuple[sp.Expr, ...] = ()) -> str:
     """A scratch buffer of the printer's own."""
     while name in w.buffers:
         name += "_"
@@ -366,7 +368,7 @@ def _local(w: Writer, name: str, shape: tuple[sp.Expr, ...] = ()) -> str:
 # Plain loops.
 
 
-def _loops(leaf: Product, row: Range, column: Range, w: Writer) -> None:
+def _loops(leaf: Product, row: Range, column: Range, w: CpuWriter) -> None:
     """Row by row: along the target where that and `right` are contiguous, else one sum after the other."""
     along = bool(_step_one(leaf.target, (column,), w)) and _moves_by_one(leaf.right, column)
     length = sp.Add(column.stop, -column.start)
@@ -384,7 +386,7 @@ def _moves_by_one(access: Access, column: Range) -> bool:
     return bool(sp.expand(access.indices[-1]).coeff(column.symbol, 1) == 1)
 
 
-def _one_sum(leaf: Product, w: Writer) -> None:
+def _one_sum(leaf: Product, w: CpuWriter) -> None:
     total = Access(_local(w, f"{leaf.target.tensor}_sum"), ())
     write_statement(Statement(total, sp.S.Zero), w)
     value = product((slot(0), slot(1)))
@@ -395,7 +397,7 @@ def _one_sum(leaf: Product, w: Writer) -> None:
     write_statement(Statement(leaf.target, whole, (total,), (), reduce, origin=leaf.origin), w)
 
 
-def _rows_along(leaf: Product, row: Range, column: Range, w: Writer) -> None:
+def _rows_along(leaf: Product, row: Range, column: Range, w: CpuWriter) -> None:
     """``target[r, :] += left[r, k] * right[k, :]`` for each k: the columns are lanes of a vector."""
     value = product((leaf.scale, slot(0), slot(1)))
     add = Statement(leaf.target, value, (leaf.left, leaf.right), (), Reduce.SUM, origin=leaf.origin)

@@ -21,6 +21,7 @@ from chainrule.codegen import functions, gamma, vector
 from chainrule.codegen.collapse import collapsed
 from chainrule.codegen.compose import Made, composed
 from chainrule.codegen.contraction import Epilogue, write_product
+from chainrule.codegen.cpu_writer import CpuWriter
 from chainrule.codegen.epilogue import arranged, is_alone
 from chainrule.codegen.equal import Form, form_of
 from chainrule.codegen.kept import Kept
@@ -28,7 +29,6 @@ from chainrule.codegen.kernel import (
     DEEPEST,
     Element,
     KernelSource,
-    Writer,
     docstring,
     height,
     nest_of,
@@ -189,7 +189,7 @@ def kernel_source(
     kernel, whole = stripped(kernel, buffers, target.lanes(element))
     buffers |= {b.name: b for b in kernel.locals}
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
-    w = Writer(kernel, buffers, dims, element, target, names, stores=stores, whole=whole, choices=choices)
+    w = CpuWriter(kernel, buffers, dims, element, names, stores=stores, whole=whole, target=target, choices=choices)
     _write_blocks(kernel, w)
     given, own, called, parameters = parameters_of(w)
     head = f"def {entry}({', '.join([*called, 'lo', 'hi'])}):"
@@ -210,7 +210,7 @@ def kernel_source(
     )
 
 
-def imports(w: Writer) -> list[str]:
+def imports(w: CpuWriter) -> list[str]:
     """What saved source needs to run as plain Python."""
     lines = []
     for module in (functions, gamma, vector):
@@ -219,7 +219,7 @@ def imports(w: Writer) -> list[str]:
     return [*lines, "", ""] if lines else []
 
 
-def _write_blocks(kernel: Kernel, w: Writer) -> None:
+def _write_blocks(kernel: Kernel, w: CpuWriter) -> None:
     """The top loop counts the blocks of its range: block b covers [b size, min(b size + size, extent))."""
     block = kernel.block
     if block is None:
@@ -233,7 +233,7 @@ def _write_blocks(kernel: Kernel, w: Writer) -> None:
         write_leaves(kernel.body, w)
 
 
-def write_leaves(body: tuple[Leaf, ...], w: Writer) -> None:
+def write_leaves(body: tuple[Leaf, ...], w: CpuWriter) -> None:
     """The nodes of a tree, in order."""
     for node, nest in arranged(body):
         match node:
@@ -251,7 +251,7 @@ def write_leaves(body: tuple[Leaf, ...], w: Writer) -> None:
         w.line("pass")
 
 
-def _write_loop(loop: Loop, w: Writer) -> None:
+def _write_loop(loop: Loop, w: CpuWriter) -> None:
     if loop.until is not None:
         w.read.add(loop.until.tensor)
         with w.loop(loop.range), w.inside(f"if not {w.place(loop.until, {})} > 0:"):  # to look on costs nothing

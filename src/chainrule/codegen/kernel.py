@@ -13,14 +13,12 @@ from typing import Any, Literal
 
 import sympy as sp
 
-from chainrule.choices import Choice, Choices
-from chainrule.codegen.choices import Case, choice_of, way_of
+from chainrule.choices import Choice
+from chainrule.codegen.choices import Case
 from chainrule.codegen.expressions import Scope, Symbol, condition, integer
 from chainrule.codegen.names import Names, plain
 from chainrule.codegen.objects import NAMES as LIBRARY
 from chainrule.codegen.objects import Array, Parameter, Size
-from chainrule.codegen.operand import Way
-from chainrule.codegen.target import Target
 from chainrule.errors import ChainruleError
 from chainrule.executable import Precision
 from chainrule.ir.formula import Access, DType
@@ -104,7 +102,6 @@ class Writer:
     buffers: Mapping[str, Buffer]  # the program's and the kernel's own
     dims: frozenset[sp.Symbol]
     element: Element
-    target: Target
     names: Names = field(default_factory=lambda: Names({"lo", "hi", "kernel", *LIBRARY}))
     lines: list[str] = field(default_factory=list)
     depth: int = 1
@@ -122,14 +119,6 @@ class Writer:
     stores: frozenset[str] = frozenset()  # what the whole kernel writes
     moved: dict[str, tuple[str, tuple[sp.Expr, ...]]] = field(default_factory=dict)  # where a panel of a tensor lies
     hoisted: dict[sp.Basic, tuple[str, str]] = field(default_factory=dict)  # names and texts, for its top
-    choices: Choices = field(default_factory=dict)  # what was measured
-    products: dict[str, tuple[Case, Choice]] = field(default_factory=dict)
-
-    def way(self, case: Case) -> Way:
-        """How a product is computed."""
-        way = way_of(case, self.target, self.choices)
-        self.products[case.key] = case, choice_of(way)
-        return way
 
     # Text.
 
@@ -270,33 +259,6 @@ class Writer:
             yield
         self.open.pop()
         self.names.release(name)
-
-    @contextmanager
-    def collapsed(self, ranges: list[Range]) -> Iterator[None]:
-        """One loop for several that nest perfectly: CPython refuses more than 20 of them."""
-        counts = [sp.Add(r.stop, -r.start) for r in ranges]
-        # of an empty range nothing may be a factor below nothing
-        lengths = [
-            f"{self.call('maximum')}(0, {self.integer(c)})" if not c.is_nonnegative else f"({self.integer(c)})"
-            for c in counts
-        ]
-        flat = self.names.fresh("flat")
-        with self.inside(f"for {flat} in range({' * '.join(lengths)}):"):
-            rest = flat
-            for k, r in reversed(list(enumerate(ranges))):
-                name = self.names.fresh(r.pretty or "i")
-                start = self.integer(r.start)
-                place = rest if k == 0 else f"{rest} % {lengths[k]}"
-                self.line(f"{name} = {place}" if start == "0" else f"{name} = {start} + {place}")
-                if k:
-                    following = self.names.fresh("rest")
-                    self.line(f"{following} = {rest} // {lengths[k]}")
-                    rest = following
-                self.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
-                self.ranges[r.symbol] = r
-            self.open.append(ranges[-1].symbol)
-            yield
-            self.open.pop()
 
     def open_block(self, block: Block, called: str = "block") -> tuple[str, list[str]]:
         """A name for the number of a block, and the lines that say where its part of the range begins and ends."""

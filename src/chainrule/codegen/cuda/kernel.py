@@ -19,7 +19,6 @@ from chainrule.codegen.kernel import Element, KernelSource, docstring, parameter
 from chainrule.codegen.layout import blocks
 from chainrule.codegen.names import Names
 from chainrule.codegen.native import Array
-from chainrule.codegen.target import host
 from chainrule.executable import Precision
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.program import Kernel, Product, Program, accesses, leaves
@@ -44,9 +43,7 @@ def kernel_source(
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
     names = Names({"scratch", "kernel", *NAMES})
     names.fresh(entry)
-    w = CudaWriter(
-        kernel, buffers, dims, element, host(), names, stores=stores, arrays=plan.arrays, threads=plan.threads
-    )
+    w = CudaWriter(kernel, buffers, dims, element, names, stores=stores, arrays=plan.arrays, threads=plan.threads)
     _write(kernel, plan, w)
     if plan.whole is not None:
         grid = grid_of(plan, w)
