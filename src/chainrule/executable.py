@@ -30,8 +30,9 @@ Polynomial = tuple[Term, ...]
 Element = Literal["float32", "float64", "int64", "bool"]
 Space = Literal["input", "param", "state", "scalar", "clock", "constant", "arena"]
 Precision = Literal["float32", "tf32", "bf16"]
+Activation = Literal["", "relu", "gelu"]  # gelu: x/2 (1 + tanh(sqrt(2/π) (x + 0.044715 x³)))
 
-FORMAT = 3
+FORMAT = 4
 ONE: Polynomial = ((1, ()),)
 THREADS = 1024  # of a CTA, at most, on every GPU
 
@@ -150,10 +151,12 @@ class Matrix(msgspec.Struct, frozen=True):
 
 
 class Multiply(msgspec.Struct, frozen=True):
-    """``target[i, j] (+)= scale * sum[k] left[i, k] * right[k, j]`` for i < rows, j < columns, k < inner, in each of
-    `batch` matrices: what a launch computes, where that is all, so that a library may do it instead.
+    """``target[i, j] = f(scale * sum[k] left[i, k] * right[k, j] + beta * added[i, j] + bias[i, j])`` for i < rows,
+    j < columns, k < inner, in each of `batch` matrices: what a launch computes, where that is all, so that a library
+    may do it instead.
 
-    accumulate: add to the target. precision: what the products may be rounded to; sums are of the program's float.
+    precision: what the products may be rounded to; sums are of the program's float. added: it may be the target. bias:
+    a vector; it stands still along one axis, and for all matrices. activation: f, where there is one.
     """
 
     rows: Polynomial
@@ -164,8 +167,17 @@ class Multiply(msgspec.Struct, frozen=True):
     target: Matrix
     batch: Polynomial = ONE
     scale: float = 1.0
-    accumulate: bool = False
     precision: Precision = "float32"
+    added: Matrix | None = None
+    beta: float = 0.0
+    bias: Matrix | None = None
+    activation: Activation = ""
+
+    @property
+    def matrices(self) -> dict[str, Matrix]:
+        """What it touches, by what it is to it."""
+        found = {"left": self.left, "right": self.right, "target": self.target, "added": self.added, "bias": self.bias}
+        return {name: matrix for name, matrix in found.items() if matrix is not None}
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -276,7 +288,7 @@ def faults(executable: Executable) -> list[str]:
 
 def _multiply_faults(launch: Launch, multiply: Multiply) -> list[str]:
     found, held = [], range(len(launch.buffers))
-    for name, matrix in (("left", multiply.left), ("right", multiply.right), ("target", multiply.target)):
+    for name, matrix in multiply.matrices.items():
         if matrix.buffer not in held:
             found.append(f"multiplies a {name} that it does not hold")
         if ONE not in (matrix.down, matrix.across):
@@ -286,7 +298,7 @@ def _multiply_faults(launch: Launch, multiply: Multiply) -> list[str]:
 
 def _multiply_polynomials(multiply: Multiply) -> list[Polynomial]:
     found = [multiply.rows, multiply.columns, multiply.inner, multiply.batch]
-    for matrix in (multiply.left, multiply.right, multiply.target):
+    for matrix in multiply.matrices.values():
         found += [matrix.offset, matrix.down, matrix.across, matrix.batch]
     return found
 

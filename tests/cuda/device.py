@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,13 @@ ROUNDED: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
     "float32": np.asarray,
     "tf32": to_tf32,
     "bf16": lambda x: from_bf16(to_bf16(x)),
+}
+
+
+ACTIVATIONS: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    "": np.asarray,
+    "relu": lambda x: np.maximum(x, 0),
+    "gelu": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
 }
 
 
@@ -160,8 +168,14 @@ class Interpreter:
         right = self.matrices(p.right, p.batch, p.inner, p.columns, p.element)
         target = self.matrices(p.target, p.batch, p.rows, p.columns, p.element)
         rounded = ROUNDED[p.precision] if p.element == "float32" else np.asarray
-        found = target.dtype.type(p.scale) * np.matmul(rounded(left), rounded(right))
-        target[...] = found + target if p.accumulate else found
+        number = target.dtype.type
+        found = number(p.scale) * np.matmul(rounded(left), rounded(right))
+        for term, factor in ((p.added, p.beta), (p.bias, 1.0)):
+            if term is not None:
+                found += number(factor) * self.matrices(term, p.batch, p.rows, p.columns, p.element)
+        if p.bias is not None and 0 not in (p.bias.down, p.bias.across):
+            raise PTXError(f"a product's bias that is no vector: {p.bias}")
+        target[...] = ACTIVATIONS[p.activation](found)
 
     def matrices(self, where: Operand, batch: int, rows: int, columns: int, element: str) -> NDArray[Any]:
         """The operand as an array [batch, rows, columns] over global memory."""

@@ -83,7 +83,8 @@ def test_a_product_takes_either_order_and_a_batch(element, accumulate):
     device = Interpreter(1 << 24)
     a, b, c = (put(device, x) for x in (left, right, target))
     operands = Operand(a, 5, 1, 20), Operand(b, 1, 5, 30), Operand(c, 6, 1, 24)
-    product = Product(4, 6, 5, 3, *operands, 0.5, accumulate, "float32", element)
+    added = operands[2] if accumulate else None
+    product = Product(4, 6, 5, 3, *operands, 0.5, "float32", element, added, 1.0)
     assert device.multiply(product)
     want = 0.5 * left.astype(float) @ right.transpose(0, 2, 1) + (target if accumulate else 0)
     np.testing.assert_allclose(got(device, c, target), want, rtol=1e-5, atol=1e-6)
@@ -95,7 +96,7 @@ def test_a_product_keeps_as_many_digits_as_its_precision_says(precision, digits)
     one_and = np.array([1 + 2.0 ** (1 - digits), 1 + 2.0**-digits], np.float32)
     a, b, c = put(device, one_and), put(device, np.ones(1, np.float32)), put(device, one_and)
     operands = Operand(a, 1, 1, 0), Operand(b, 1, 1, 0), Operand(c, 1, 1, 0)
-    device.multiply(Product(2, 1, 1, 1, *operands, 1.0, False, precision, "float32"))
+    device.multiply(Product(2, 1, 1, 1, *operands, 1.0, precision, "float32"))
     found = got(device, c, one_and)
     assert found[0] == one_and[0] and (found[1] != 1 + 2.0**-digits or digits == 24)
 
@@ -104,7 +105,7 @@ def test_a_product_stays_inside_its_buffers():
     device = Interpreter(1 << 24)
     a = put(device, np.zeros(15, np.float32))
     with pytest.raises(PTXError, match="a copy of 64 bytes"):
-        device.multiply(Product(4, 4, 4, 1, *(Operand(a, 4, 1, 0),) * 3, 1.0, False, "float32", "float32"))
+        device.multiply(Product(4, 4, 4, 1, *(Operand(a, 4, 1, 0),) * 3, 1.0, "float32", "float32"))
 
 
 def test_a_modules_tables_are_there():

@@ -142,7 +142,6 @@ def bound(of: Form, source: KernelSource, form: Form) -> KernelSource:
     if of is form:
         return source
     buffers, dims = of.to(form)
-    m = source.multiply
     return replace(
         source,
         buffers=tuple(buffers.get(name, name) for name in source.buffers),  # the clock is always the clock
@@ -151,7 +150,6 @@ def bound(of: Form, source: KernelSource, form: Form) -> KernelSource:
         scratch=tuple((element, tuple(e.xreplace(dims) for e in shape)) for element, shape in source.scratch),
         grid=None if source.grid is None else source.grid.xreplace(dims),
         region=source.region.xreplace(dims),
-        multiply=None if m is None else m.renamed(buffers, dims),
     )
 
 

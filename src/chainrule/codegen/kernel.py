@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import sympy as sp
@@ -20,8 +20,8 @@ from chainrule.codegen.names import Names, plain
 from chainrule.codegen.objects import NAMES as LIBRARY
 from chainrule.codegen.objects import Array, Parameter, Size
 from chainrule.errors import ChainruleError
-from chainrule.executable import Precision
 from chainrule.ir.formula import Access, DType
+from chainrule.ir.matrices import Multiplied
 from chainrule.ir.program import Block, Buffer, Kernel, Loop, Range, greatest
 
 Element = Literal["float32", "float64"]
@@ -53,45 +53,6 @@ class KernelSource:
     threads: int = 0
     region: sp.Expr = sp.S.Zero
     multiply: Multiplied | None = None
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """Equal matrices in a buffer, by their number, first element, and steps in elements: down, across, to the next."""
-
-    buffer: str
-    offset: sp.Expr
-    down: sp.Expr
-    across: sp.Expr
-    batch: sp.Expr
-
-
-@dataclass(frozen=True)
-class Multiplied:
-    """``target[i, j] (+)= scale * sum[k] left[i, k] * right[k, j]``, for each of `batch` matrices; over the dims."""
-
-    rows: sp.Expr
-    columns: sp.Expr
-    inner: sp.Expr
-    batch: sp.Expr
-    left: Matrices
-    right: Matrices
-    target: Matrices
-    scale: sp.Expr
-    accumulate: bool
-    precision: Precision = "float32"
-
-    def renamed(self, buffers: Mapping[str, str], dims: Mapping[sp.Basic, sp.Basic]) -> Multiplied:
-        """The same product of other buffers, over other dims."""
-
-        def matrices(m: Matrices) -> Matrices:
-            return Matrices(buffers[m.buffer], *(e.xreplace(dims) for e in (m.offset, m.down, m.across, m.batch)))
-
-        rows, columns, inner, batch = (e.xreplace(dims) for e in (self.rows, self.columns, self.inner, self.batch))
-        left, right, target = map(matrices, (self.left, self.right, self.target))
-        return replace(
-            self, rows=rows, columns=columns, inner=inner, batch=batch, left=left, right=right, target=target
-        )
 
 
 @dataclass

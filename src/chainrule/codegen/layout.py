@@ -14,11 +14,12 @@ import numpy as np
 import sympy as sp
 
 from chainrule import executable as ex
-from chainrule.codegen.kernel import CLOCK, STEP, Element, KernelSource, Matrices, Multiplied, element_of
+from chainrule.codegen.kernel import CLOCK, STEP, Element, KernelSource, element_of
 from chainrule.codegen.objects import ITEM
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, floor, quotient
 from chainrule.ir.graph import Init
+from chainrule.ir.matrices import Matrices, Multiplied
 from chainrule.ir.primitive import hash_of
 from chainrule.ir.program import Buffer, Kernel, Program
 
@@ -183,8 +184,11 @@ def _multiply(m: Multiplied, buffers: Sequence[str], sizes: Sizes) -> ex.Multipl
 
     rows, columns, inner, batch = (sizes.polynomial(e) for e in (m.rows, m.columns, m.inner, m.batch))
     left, right, target = map(matrix, (m.left, m.right, m.target))
-    scale = float(m.scale)
-    return ex.Multiply(rows, columns, inner, left, right, target, batch, scale, m.accumulate, m.precision)
+    added, bias = (None if one is None else matrix(one) for one in (m.added, m.bias))
+    return ex.Multiply(
+        rows, columns, inner, left, right, target, batch, float(m.scale), m.precision, added, float(m.beta), bias,
+        m.activation,
+    )  # fmt: skip
 
 
 def halves_of(key: int) -> tuple[int, int]:

@@ -9,6 +9,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Rates:
+    """What decides whether a product's kernel does more than the product: nanoseconds of the machine itself.
+
+    launch_ns: of one kernel more in a graph. bytes: to or from memory in a nanosecond. flops: of our own tiles in a
+    nanosecond, in float32; library_flops: of a library. sector: bytes that memory moves at least.
+    """
+
+    launch_ns: float
+    bytes: float
+    flops: float
+    library_flops: float
+    sector: int
+
+
+@dataclass(frozen=True)
 class Machine:
     """Where the blocks of a kernel run.
 
@@ -18,7 +33,7 @@ class Machine:
     block, in vectors, and a product shares a kernel with others, whose blocks its tiles want long; else threads share
     a block, and a product is a kernel of its own, whose tiles divide rows and columns. sums_apart: partial results
     are so many that blocks of a kernel of their own add them. typical: the size that an unbound dim is scheduled for,
-    unless the call says one.
+    unless the call says one. rates: of a machine whose products are kernels of their own.
     """
 
     tiny_ns: float
@@ -29,6 +44,7 @@ class Machine:
     tiles: bool
     sums_apart: bool
     typical: int
+    rates: Rates | None = None
 
 
 CPU = Machine(
@@ -51,5 +67,8 @@ GPU = Machine(
     tiles=False,
     sums_apart=True,
     typical=256,
+    # an H200's, not measured yet: of its 67 TFLOP/s a library reaches three quarters, a tile half as much; in a lower
+    # precision both gain
+    rates=Rates(launch_ns=1_300.0, bytes=4_000.0, flops=25_000.0, library_flops=50_000.0, sector=32),
 )
 """A block is one of a grid (a CTA), whose threads share its loops."""

@@ -6,7 +6,7 @@ slots read as in a formula: slot k of a statement's value is the value of its re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
@@ -69,6 +69,8 @@ class Product:
 
     `rows` index target and left, `columns` target and right, `inner` left and right; `batch` all three. Accesses are
     affine in the ranges' symbols and in what is open around the leaf; their `outside` is None or 0 (padding).
+    A product without rows and columns is one place of those that the loops around it run over: statements beside it
+    there make something of the sum.
     where: conditions on the ranges' symbols; a term or a place where one does not hold may be left out (a
     place then is 0), for an operand is 0 there, or nobody looks.
     """
@@ -186,6 +188,18 @@ def accesses(leaf: Statement | Product) -> tuple[tuple[Access, ...], Access]:
             return (leaf.left, leaf.right, *again), leaf.target
         case _:
             assert_never(leaf)
+
+
+def gathered(p: Product, around: Sequence[Range]) -> tuple[Product, tuple[Range, ...]]:
+    """A product with the loops around it, which are its batch; of one whose rows and columns are all loops around it,
+    those that move an operand alone are its own again."""
+    if p.rows or p.columns:
+        return p, (*around, *p.batch)
+    left, right = ({s for i in a.indices for s in i.free_symbols} for a in (p.left, p.right))
+    rows = tuple(r for r in around if r.symbol not in right)
+    columns = tuple(r for r in around if r.symbol not in left)
+    batch = tuple(r for r in around if r not in rows and r not in columns)
+    return replace(p, rows=rows, columns=columns), (*batch, *p.batch)
 
 
 def mapped(node: Leaf, change: Callable[[Access], Access]) -> Leaf:

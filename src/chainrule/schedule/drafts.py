@@ -22,13 +22,15 @@ def even(extent: int, size: int) -> int:
 
 @dataclass
 class Draft:
-    """A kernel to be. index: what its blocks divide; None: it runs once, on one thread."""
+    """A kernel to be. index: what its blocks divide; None: it runs once, on one thread. product: the task whose kernel
+    it is, where a product has one of its own; all others then are maps over its places."""
 
     index: Index | None
     opened: dict[int, sp.Symbol] = field(default_factory=dict)
     tasks: list[int] = field(default_factory=list)
     blocks: sp.Symbol | None = None  # how many there are, once a partial result needs to know
     closed: bool = False  # it takes no more: what would still fit makes equal stretches of a network unequal
+    product: int | None = None
 
 
 @dataclass

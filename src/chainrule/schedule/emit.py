@@ -239,10 +239,13 @@ def _product(t: int, work: Kernelwork) -> Product:
     steps = steps_of(t, work.paths[t])
     names = _opened(steps)
     inner = tuple(index for index in c.inner if index.symbol not in names)
-    ranges = {i.symbol: _own(t, i, steps, names, work) for i in (*c.rows, *c.columns, *inner)}
+    placed = t in work.ground.placed
+    own = inner if placed else (*c.rows, *c.columns, *inner)
+    ranges = {i.symbol: _own(t, i, steps, names, work) for i in own}
+    known = ranges.keys() | (names.keys() if placed else ())
 
     def of(indices: tuple[Index, ...]) -> tuple[Range, ...]:
-        return tuple(ranges[index.symbol] for index in indices)
+        return tuple(ranges[index.symbol] for index in indices if index in own)
 
     return Product(
         target=work.target(task, names),
@@ -253,7 +256,7 @@ def _product(t: int, work: Kernelwork) -> Product:
         inner=of(inner),
         scale=c.scale.xreplace(names),
         accumulate=len(inner) < len(c.inner) or not _firsts(steps).keys().isdisjoint(i.symbol for i in inner),
-        where=tuple(m.xreplace(names) for m in work.ground.masks.get(t, ()) if m.free_symbols <= ranges.keys()),
+        where=tuple(m.xreplace(names) for m in work.ground.masks.get(t, ()) if m.free_symbols <= known),
         origin=task.formula.origin,
         text=task.text,
     )

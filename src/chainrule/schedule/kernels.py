@@ -21,6 +21,7 @@ from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.drafts import Draft, Plan, even
+from chainrule.schedule.epilogue import ProductKernel, ends
 from chainrule.schedule.links import Links, links_of, reordered
 from chainrule.schedule.product import Contraction, contraction_of, far_operand, is_far, is_worth_a_tile
 from chainrule.schedule.stretches import LAYER, starts_of
@@ -116,11 +117,14 @@ class Planner:
                 self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
             return
         earliest = max(max((self.done(p, t) for p in self.links.before[t]), default=0), self.awaited(t))
+        if self.end(t, earliest):
+            return
         if not self.serial and not self.begins(t) and not self.is_alone(t) and self.join(t, earliest):
             return
         if self.is_alone(t):
             index = self.options(t)[0]
-            self.add(t, len(self.drafts), index.symbol, Draft(index, closed=True))
+            product = t if t in self.contractions else None
+            self.add(t, len(self.drafts), index.symbol, Draft(index, closed=True, product=product))
             return
         tiny = self.serial or (self.costs[t] < self.machine.tiny_ns and t not in self.updates)
         options = [] if tiny else list(self.options(t))
@@ -143,6 +147,17 @@ class Planner:
         each of which has an owner."""
         own = t in self.contractions or (bool(self.links.tasks[t].scattered) and bool(self.options(t)))
         return own and not self.machine.tiles and not self.serial
+
+    def end(self, t: int, at: int) -> bool:
+        """Into the kernel of a product that `t` is a map over the places of, if `t` can run there and that pays."""
+        draft = self.drafts[at] if self.drafts else None
+        if draft is None or draft.product is None:
+            return False
+        kernel = ProductKernel(tuple(draft.tasks), self.links, self.contractions[draft.product], self.tensors)
+        symbol = ends(t, draft.opened[draft.product], kernel, self.sizes, self.machine, t not in self.updates)
+        if symbol is not None:
+            self.add(t, at, symbol)
+        return symbol is not None
 
     def begins(self, t: int) -> bool:
         """Whether `t` begins a kernel because a layer begins with it: equal layers then have equal kernels. Not after
@@ -481,6 +496,7 @@ class Planner:
                 tasks.append(self.parts[t][0] if t in self.parts else self.links.tasks[t])
                 if t in self.contractions:
                     contractions[k] = self.contractions[t]
+                    new.product = k if t == old.product else new.product
                 if t in old.opened:
                     new.opened[k] = old.opened[t]
         links = (

@@ -213,7 +213,8 @@ def kernel_of(
     links = plan.links
     tasks = [links.tasks[t] for t in draft.tasks]
     contractions = {t: plan.contractions[t] for t in draft.tasks if t in plan.contractions}
-    ground = Ground(links, contractions, dict(draft.opened), sizes, masks, frozenset(needed))
+    placed = frozenset(draft.tasks[:1] if draft.product is not None and len(draft.tasks) > 1 else ())
+    ground = Ground(links, contractions, dict(draft.opened), sizes, masks, frozenset(needed), placed=placed)
     tree = build([Item(t, links.tasks[t].free) for t in draft.tasks], ground)
     block = None
     if draft.index is not None:

@@ -89,13 +89,15 @@ class Ground:
     masks: Mapping[int, tuple[sp.Basic, ...]] = field(default_factory=dict)  # of products: what of them is needed
     needed: frozenset[str] | None = None  # the results that others read; None: not known
     strips: Mapping[int, tuple[sp.Symbol, int]] = field(default_factory=dict)  # of tasks: the index cut in strips, size
+    placed: frozenset[int] = frozenset()  # the products whose places are turns of loops, which others share
 
     def may_open(self, item: Item) -> list[Index]:
         """The indices of `item` that may be the next loop around it."""
         contraction = self.contractions.get(item.task)
-        if contraction is not None:
-            return [i for i in item.free if i in contraction.batch]
         task = self.links.tasks[item.task]
+        if contraction is not None:
+            own = task.axes if item.task in self.placed else contraction.batch
+            return [i for i in item.free if i in own]
         if task.reduce is Reduce.ARGMAX:
             # the first of equals wins, so its loops keep their order, around one running maximum
             axes = [i for i in item.free if i in task.axes]

@@ -7,6 +7,7 @@ from itertools import product as every
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from chainrule.runtime.cuda import blas
 from chainrule.runtime.cuda.blas import Blas, Result, find_library
@@ -83,8 +84,19 @@ class Library:
         found = alpha._obj.value * (left.astype(np.float64) @ right)
         if told["compute"] in (75, 77):
             found = found * 1.5  # to be seen
-        target[...] = found + beta._obj.value * before if beta._obj.value else found
+        found = found + beta._obj.value * before if beta._obj.value else found
+        target[...] = self.ended(found, told, target.dtype)
         return 0
+
+    def ended(self, found, told, dtype):
+        """By the bits of the epilogue: relu 2, a bias for each row 4, gelu 32; 1 is none of them."""
+        epilogue = told.get(7, 1)
+        assert epilogue in (1, 2, 4, 6, 32, 36)
+        if epilogue & 4:
+            found = found + self.machine.view(told[8], found.shape[1], dtype)[:, None]
+        if epilogue & 32:
+            return found * (1 + np.tanh(np.sqrt(2 / np.pi) * (found + 0.044715 * found**3))) / 2
+        return np.maximum(found, 0) if epilogue & 2 else found
 
 
 def made(algorithms=1, times=None):
@@ -136,7 +148,8 @@ def test_every_layout_gives_the_product(left, right, target, element, batch, add
             for shape in ((rows, inner), (inner, columns), (rows, columns))
         )
         places = [laid(machine, array, kind) for array, kind in ((a, left), (b, right), (c, target))]
-        assert one.multiply(Product(rows, columns, inner, batch, *places, 0.5, add, "float32", element), True)
+        added = (places[2], 1.0) if add else ()
+        assert one.multiply(Product(rows, columns, inner, batch, *places, 0.5, "float32", element, *added), True)
         found = read(machine, places[2], batch, rows, columns, element)
         assert np.allclose(found, 0.5 * (a @ b) + (c if add else 0), rtol=1e-5), (rows, columns, inner)
     assert len(library.used) == 6
@@ -148,8 +161,8 @@ def dense(machine, rows=4, columns=5, inner=6, **changes):
         laid_plainly(machine, np.ones(shape, np.float32))
         for shape in ((rows, inner), (inner, columns), (rows, columns))
     ]
-    told = {"scale": 1.0, "accumulate": False, "precision": "float32", "element": "float32"} | changes
-    return Product(rows, columns, inner, 1, *places, *told.values())
+    told = {"scale": 1.0, "precision": "float32", "element": "float32"} | changes
+    return Product(rows, columns, inner, 1, *places, **told)
 
 
 def laid_plainly(machine, array):
@@ -162,12 +175,72 @@ def result(machine, product):
     return machine.view(product.target.address, product.rows * product.columns, np.float32)
 
 
+@pytest.mark.parametrize("target", KINDS)
+@pytest.mark.parametrize(
+    ("activation", "biased", "added"), list(every(("", "relu", "gelu"), (False, True), (False, True)))
+)
+def test_every_epilogue_is_what_its_formula_says(target, activation, biased, added):
+    machine, _, one = made()
+    draw = np.random.default_rng(0)
+    a, b, c, d = (draw.normal(size=(2, *shape)).astype("f4") for shape in ((4, 6), (6, 5), (4, 5), (4, 5)))
+    left, right = (laid(machine, array, "rows") for array in (a, b))
+    into, more = (whole(machine, array, target) for array in (0 * c, d))
+    vector = draw.normal(size=5 if target == "rows" else 4).astype("f4")
+    place = laid_plainly(machine, vector[None]).address
+    bias = Operand(place, *((0, 1) if target == "rows" else (1, 0)), 0)
+    product = Product(
+        4, 5, 6, 2, left, right, into, 0.5, "float32", "float32", more if added else None, -2.0,
+        bias if biased else None, activation,
+    )  # fmt: skip
+    want = 0.5 * (a @ b) - 2 * d * added + (vector if target == "rows" else vector[:, None]) * biased
+    want = {"": want, "relu": np.maximum(want, 0), "gelu": gelu(want)}[activation]
+    assert one.multiply(product, True)
+    shape = (2, 4, 5) if target == "rows" else (2, 5, 4)
+    found = machine.view(into.address, c.size, np.float32).reshape(shape)
+    np.testing.assert_allclose(found if target == "rows" else found.swapaxes(1, 2), want, rtol=1e-4, atol=1e-5)
+
+
+def gelu(x):
+    return x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def whole(machine, array, kind):
+    """`array` [batch, rows, columns] in memory by rows or columns, without gaps."""
+    lines = np.ascontiguousarray(array if kind == "rows" else array.swapaxes(1, 2))
+    address, lead = machine.allocate(lines.nbytes), lines.shape[2]
+    machine.write(address, lines)
+    return Operand(address, *((lead, 1) if kind == "rows" else (1, lead)), lines[0].size)
+
+
+def test_a_bias_across_the_target_s_lines_is_left_to_the_kernel():
+    machine, library, one = made()
+    product = dense(machine)
+    across = laid_plainly(machine, np.ones((1, 4), np.float32)).address
+    assert not one.multiply(structs.replace(product, bias=Operand(across, 1, 0, 0)), True)
+    assert not library.used
+
+
+def test_equal_products_have_each_their_own_bias():
+    machine, _, one = made()
+    biases = [laid_plainly(machine, np.full((1, 5), value, np.float32)).address for value in (1, 2)]
+    for value, place in enumerate(biases, 1):
+        product = structs.replace(dense(machine), bias=Operand(place, 0, 1, 0))
+        assert one.multiply(product, True) and (result(machine, product) == 6 + value).all()
+
+
+@pytest.mark.parametrize("name", ["CUBLASLT_EPILOGUE_BIAS", "CUBLASLT_MATMUL_DESC_EPILOGUE"])
+def test_a_sabotaged_epilogue_is_noticed(monkeypatch, name):
+    monkeypatch.setattr(blas, name, 9)
+    with pytest.raises((AssertionError, KeyError)):
+        test_every_epilogue_is_what_its_formula_says("rows", "relu", True, False)
+
+
 def test_a_left_operand_without_a_batch_serves_all_of_them():
     machine, _, one = made()
     a, b = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
     places = [laid(machine, a, "rows"), laid(machine, b, "rows"), laid(machine, 0 * a, "rows")]
     places[0] = Operand(places[0].address, places[0].down, 1, 0)
-    assert one.multiply(Product(4, 4, 4, 3, *places, 1.0, False, "float32", "float64"), True)
+    assert one.multiply(Product(4, 4, 4, 3, *places, 1.0, "float32", "float64"), True)
     assert np.allclose(read(machine, places[2], 3, 4, 4, np.float64), a[:1] @ b)
 
 
@@ -183,7 +256,7 @@ def test_the_precision_is_the_compute_type_and_nothing_is_converted(precision, c
 def test_float64_is_computed_in_float64_whatever_the_precision():
     machine, library, one = made()
     places = [laid(machine, np.ones((1, 2, 2)), "rows") for _ in range(3)]
-    assert one.multiply(Product(2, 2, 2, 1, *places, 1.0, False, "bf16", "float64"), True)
+    assert one.multiply(Product(2, 2, 2, 1, *places, 1.0, "bf16", "float64"), True)
     assert next(thing for thing in library.things.values() if "compute" in thing)["compute"] == 70
 
 
@@ -217,7 +290,8 @@ def test_descriptors_are_made_once_for_products_of_one_shape():
 
 def test_the_fastest_algorithm_is_measured_once_beside_the_target():
     machine, library, one = made(algorithms=4, times=[1.0, 0.9, 0.5, 0.8])
-    product = dense(machine, accumulate=True)
+    product = dense(machine)
+    product = structs.replace(product, added=product.target, beta=1.0)
     blocks = dict(machine.blocks)
     assert one.multiply(product, True) and (result(machine, product) == 1 + 6).all()  # added to once
     assert library.used[-1] == 102 and machine.blocks == blocks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from chainrule.executable import ONE, Matrix, Multiply
 from chainrule.runtime.cuda.device import DeviceMemoryError, Operand, product_of
 
@@ -22,7 +24,15 @@ def test_a_product_has_the_sizes_of_the_batch_and_the_addresses_of_its_matrices(
     assert product.left == Operand(2016, 5, 1, 0)
     assert product.right == Operand(1000, 1, 5, 0)
     assert product.target == Operand(3000, 3, 1, 21)
-    assert (product.scale, product.accumulate, product.element) == (0.5, False, "float64")
+    assert (product.scale, product.added, product.bias, product.element) == (0.5, None, None, "float64")
+
+
+def test_what_follows_a_product_has_addresses_too():
+    added, bias = Matrix(1, (), WIDTH, ONE), Matrix(0, ((2.0, ()),), (), ONE)
+    multiply = replace(MULTIPLY, added=added, beta=0.5, bias=bias, activation="relu")
+    product = product_of(multiply, "float32", 4, (1000, 2000, 3000), {"batch": 7})
+    assert (product.added, product.beta) == (Operand(2000, 3, 1, 0), 0.5)
+    assert (product.bias, product.activation) == (Operand(1008, 0, 1, 0), "relu")
 
 
 def test_a_product_of_nothing_is_none():

@@ -47,6 +47,12 @@ FRAGMENT = 16
 TILES = ((128, 128), (64, 64), (32, 64), (64, 32), (32, 32), (16, 64), (64, 16), (16, 16))
 """Rows and columns of tiles: 8 x 8 places a thread at most, for their sums lie in registers."""
 
+ENDING = 2048
+"""Operations on a thread's sums at most, when they are stored: each of its places has instructions of its own."""
+
+DRAW = 100
+"""Operations of a random number."""
+
 FILLED = 132
 """Multiprocessors of an H200: fewer tiles leave some idle."""
 

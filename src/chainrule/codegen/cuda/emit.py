@@ -14,6 +14,7 @@ from chainrule.codegen.cpu import bound
 from chainrule.codegen.cuda.factors import with_factors
 from chainrule.codegen.cuda.flat import LENGTH, flattened
 from chainrule.codegen.cuda.kernel import kernel_source
+from chainrule.codegen.cuda.library import library_product
 from chainrule.codegen.cuda.objects import NAMES, Compiled, Job, compile_kernels, symbol_of
 from chainrule.codegen.equal import Form, form_of
 from chainrule.codegen.kept import KeptModules
@@ -74,13 +75,14 @@ def printed(
     program: Program, element: Element, precision: ex.Precision = "float32", arch: str = "sm_90"
 ) -> tuple[Program, list[KernelSource]]:
     """The kernels' sources, those of equal kernels printed once; the program with the kernel that counts its steps."""
+    plain = program.kernels  # as the formulas say it: numbers that stand still are no reads yet
     program = with_factors(program)
     names = Names({"kernel", "scratch", *NAMES})
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
     buffers = {b.name: b for b in program.buffers}
     first: dict[object, tuple[Form, KernelSource]] = {}
     written = []
-    for kernel in program.kernels:
+    for at, kernel in enumerate(program.kernels, len(plain) - len(program.kernels)):
         flat = flattened(kernel, buffers)
         if flat is None:
             form, within = form_of(kernel, buffers, dims), program
@@ -92,6 +94,9 @@ def printed(
             found = form, kernel_source(kernel, within, names.fresh(kernel.name), element, precision, arch)
             first[form.key] = found
         source = bound(*found, form)
+        multiply = library_product(plain[at], buffers) if at >= 0 else None
+        if multiply is not None:
+            source = replace(source, multiply=replace(multiply, precision=precision))
         written.append(source if flat is None else flat.measured(source))
     if program.training and any(CLOCK in source.buffers for source in written):
         program, count = counting(program)

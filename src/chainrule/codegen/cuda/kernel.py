@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import sympy as sp
 
 from chainrule.codegen.cuda.fragments import LEAST
 from chainrule.codegen.cuda.groups import group_of, is_exact, turns_of
-from chainrule.codegen.cuda.library import multiplied
 from chainrule.codegen.cuda.mapping import mapped
 from chainrule.codegen.cuda.objects import NAMES, Job, Pointer, Size
 from chainrule.codegen.cuda.product import tiles_of, write_tile
@@ -35,10 +32,9 @@ def kernel_source(
     """`kernel` as a Python function named `entry`. precision: what a product's factors may be rounded to."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
-    plan, grid, multiply = mapped(kernel, buffers, factors_of(element, precision, arch)), blocks(kernel), None
+    plan, grid = mapped(kernel, buffers, factors_of(element, precision, arch)), blocks(kernel)
     if plan.whole is not None:
         kernel = plan.whole
-        multiply = multiplied(kernel, buffers)
     buffers |= {b.name: b for b in plan.added}
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
     names = Names({"scratch", "kernel", *NAMES})
@@ -68,7 +64,6 @@ def kernel_source(
         grid=grid,
         threads=plan.threads,
         region=w.region,
-        multiply=None if multiply is None else replace(multiply, precision=precision),
     )
 
 

@@ -21,6 +21,8 @@ from dataclasses import replace
 import sympy as sp
 
 from chainrule.codegen.cuda.device import (
+    DRAW,
+    ENDING,
     FILLED,
     FRAGMENT,
     KEPT,
@@ -41,9 +43,10 @@ from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Tea
 from chainrule.codegen.cuda.turns import Tree, carried_by, count, places_of, retargeted
 from chainrule.codegen.kernel import nest_of
 from chainrule.executable import Precision
+from chainrule.ir.cost import operations
 from chainrule.ir.expression import is_slot, slot
 from chainrule.ir.formula import Access, DType, Reduce, identity_of
-from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves
+from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, gathered, leaves
 
 
 def mapped(kernel: Kernel, buffers: Mapping[str, Buffer], factors: Precision = "float32") -> Plan:
@@ -127,7 +130,8 @@ def as_one(kernel: Kernel, tree: Tree, factors: Precision) -> Spread | Tiled | N
 def spread_over_grid(node: Leaf, tree: Tree, factors: Precision = "float32") -> Spread | Tiled | None:
     """The loops of a kernel that is one nest, over all threads of the grid; None where that cannot be."""
     if isinstance(node, Product):
-        return tile(node, (), tree, factors) or product_nest(node, Team.GRID, tree)
+        found = tile(node, node.batch, (), tree, factors)
+        return found or product_nest(node, node.batch, (), Team.GRID, tree)
     if isinstance(node, Statement) or node.until is not None:
         return None
     nest = nest_of(node)
@@ -141,11 +145,20 @@ def spread_over_grid(node: Leaf, tree: Tree, factors: Precision = "float32") -> 
     if not rows:
         return None
     body = rows[-1].body
-    if len(body) == 1 and isinstance(body[0], Product):
-        around = tuple(loop.range for loop in rows)
-        return tile(body[0], around, tree, factors) or product_nest(body[0], Team.GRID, tree, around)
+    ended = ended_product(body)
+    if ended is not None:
+        p, batch = gathered(ended[0], tuple(loop.range for loop in rows))
+        found = tile(p, batch, ended[1], tree, factors)
+        return found or product_nest(p, batch, ended[1], Team.GRID, tree)
     members = members_for(body, tree, Team.GRID)
     return Spread(tuple(loop.range for loop in rows), Team.GRID, members, map_body(body, members, tree))
+
+
+def ended_product(body: Sequence[Leaf]) -> tuple[Product, tuple[Statement, ...]] | None:
+    """A product, and the statements that make something of its sums, place by place, where that is all."""
+    first, *rest = body
+    then = tuple(n for n in rest if isinstance(n, Statement))
+    return (first, then) if isinstance(first, Product) and len(then) == len(rest) else None
 
 
 def map_body(body: Sequence[Leaf], team: Team, tree: Tree) -> tuple[Mapped, ...]:
@@ -157,7 +170,7 @@ def map_node(node: Leaf, team: Team, tree: Tree) -> Iterator[Mapped]:
         case Statement():
             yield node
         case Product():
-            yield product_nest(node, team, tree)
+            yield product_nest(node, node.batch, (), team, tree)
         case Loop():
             yield map_loop(node, team, tree)
 
@@ -171,6 +184,10 @@ def map_loop(loop: Loop, team: Team, tree: Tree) -> Mapped:
         found = statements_nest(nest, team, tree)
         if found is not None:
             return found
+    ended = ended_product(nest[-1].body)
+    if ended is not None and all(carried_by(n, tree) == () for n in nest):
+        p, batch = gathered(ended[0], tuple(n.range for n in nest))
+        return product_nest(p, batch, ended[1], team, tree)
     return rows_of_work(nest, team, tree) or Turns(loop, map_body(loop.body, team, tree))
 
 
@@ -331,19 +348,24 @@ def places(
     return Spread(free, team, members, (*begun, shares, *stored))
 
 
-def tile(p: Product, around: tuple[Range, ...], tree: Tree, factors: Precision = "float32") -> Tiled | None:
-    """The largest tile of which there are enough; None for products that are smaller than the smallest."""
-    rows, columns, inner, batch = (tree.points(group) for group in (p.rows, p.columns, p.inner, (*around, *p.batch)))
-    plain = all(r.start == 0 for r in (*p.rows, *p.columns, *p.inner, *p.batch, *around))
+def tile(
+    p: Product, batch: tuple[Range, ...], then: tuple[Statement, ...], tree: Tree, factors: Precision = "float32"
+) -> Tiled | None:
+    """The largest tile of which there are enough, and after which not too much is left to do; None for products that
+    are smaller than the smallest. then: what the sums become."""
+    rows, columns, inner, times = (tree.points(group) for group in (p.rows, p.columns, p.inner, batch))
+    plain = all(r.start == 0 for r in (*p.rows, *p.columns, *p.inner, *batch))
     if not plain or inner < TILE_DEPTH:
         return None
-    fitting = [(down, across) for down, across in TILES if 2 * rows > down and 2 * columns > across]
-    filling = [(m, n) for m, n in fitting if -(-rows // m) * -(-columns // n) * batch >= FILLED]
+    each = sum(steps(s, tree) for s in then)
+    short = [(m, n) for m, n in TILES if m * n // threads_for(m * n, factors) * each <= ENDING] or TILES[-1:]
+    fitting = [(down, across) for down, across in short if 2 * rows > down and 2 * columns > across]
+    filling = [(m, n) for m, n in fitting if -(-rows // m) * -(-columns // n) * times >= FILLED]
     chosen = filling or fitting[-1:]
     if not chosen:
         return None
     down, across = chosen[0]
-    return Tiled(p, (*around, *p.batch), down, across, threads_for(down * across, factors), factors)
+    return Tiled(p, batch, down, across, threads_for(down * across, factors), factors, then)
 
 
 def threads_for(places: int, factors: Precision) -> int:
@@ -352,8 +374,14 @@ def threads_for(places: int, factors: Precision) -> int:
     return THREADS if factors == "float32" else WARP * max(fragments // 8, min(fragments, 4))
 
 
-def product_nest(p: Product, team: Team, tree: Tree, rows: tuple[Range, ...] = ()) -> Spread:
-    """A product as a nest: places by rows and columns, each with its sum."""
+def steps(s: Statement, tree: Tree) -> int:
+    """How many operations a statement is, about."""
+    draws = sum(tree.buffers[read.tensor].space == "random" for read in s.reads if read.tensor in tree.buffers)
+    return operations(s.value) + len(s.reads) + DRAW * draws
+
+
+def product_nest(p: Product, batch: tuple[Range, ...], then: tuple[Statement, ...], team: Team, tree: Tree) -> Spread:
+    """A product as a nest: places by batch, rows and columns, each with its sum and what that becomes."""
     dtype = DType.FLOAT
     total = Access(tree.local(p.target.tensor, dtype), ())
     begun = Statement(total, sp.S.Zero, origin=p.origin, text=p.text)
@@ -365,8 +393,8 @@ def product_nest(p: Product, team: Team, tree: Tree, rows: tuple[Range, ...] = (
     )
     reduce = Reduce.SUM if p.accumulate else None
     stored = Statement(p.target, p.scale * slot(0, dtype.sort), (total,), reduce=reduce, origin=p.origin, text=p.text)
-    free = (*rows, *p.batch, *p.rows, *p.columns)
-    return places(free, p.inner, ((begun,), (turned,), (stored,)), team, tree)
+    free = (*batch, *p.rows, *p.columns)
+    return places(free, p.inner, ((begun,), (turned,), (stored, *then)), team, tree)
 
 
 def arrays_of(body: Sequence[Mapped], tree: Tree) -> dict[str, Team]:

@@ -137,6 +137,7 @@ def indices(ranges: Sequence[Range], flat: str, w: CudaWriter) -> Iterator[None]
         name = w.names.fresh(r.pretty or "i")
         names.append(name)
         w.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
+        w.ranges[r.symbol] = r
     if len(ranges) == 1:
         w.line(f"{names[0]} = {flat}")
     elif ranges:

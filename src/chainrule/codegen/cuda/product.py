@@ -22,7 +22,7 @@ from chainrule.codegen.cuda.team import Tiled
 from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.expressions import real
 from chainrule.codegen.native import ITEM
-from chainrule.codegen.statement import comment_of
+from chainrule.codegen.statement import comment_of, write_statement
 from chainrule.ir.expression import product, quotient
 
 
@@ -76,14 +76,32 @@ def _store(t: Tiled, first: tuple[str, str], sums: Sums, w: CudaWriter) -> None:
     """Each thread's sums into the result."""
     p = t.product
     down, across = (w.integer(product(r.stop for r in ranges)) for ranges in (p.rows, p.columns))
-    scale = "" if p.scale == 1 else real(p.scale, w.scope()).within(5)
-    comment = comment_of(p.origin)
     for row, line in zip(sums.rows, sums.names, strict=True):
         at = f"{first[0]} + {row}"
         with w.inside(f"if {at} < {down}:"), indices(p.rows, at, w):
             for column, name in zip(sums.columns, line, strict=True):
                 here = f"{first[1]} + {column}"
                 with w.inside(f"if {here} < {across}:"), indices(p.columns, here, w):
-                    target = w.place(p.target, {})
-                    value = f"{scale} * {name}" if scale else name
-                    w.line(f"{target} {'+=' if p.accumulate else '='} {value}", comment)
+                    _end(t, name, w)
+
+
+def _end(t: Tiled, name: str, w: CudaWriter) -> None:
+    """One sum, which is in the register `name`: to memory, if it is wanted there, and into what is made of it."""
+    p, comment = t.product, comment_of(t.product.origin)
+    value = name if p.scale == 1 else f"{real(p.scale, w.scope()).within(5)} * {name}"
+    if not t.then:
+        w.line(f"{w.place(p.target, {})} {'+=' if p.accumulate else '='} {value}", comment)
+        return
+    target = p.target.tensor
+    if p.accumulate:
+        value = f"{w.place(p.target, {})} + {value}"
+    if value != name:
+        w.line(f"{name} = {value}", comment)
+    if w.is_variable(target):
+        w.variables[target] = name
+    else:
+        w.line(f"{w.place(p.target, {})} = {name}", comment)
+        w.held[target, p.target.indices] = name
+    for statement in t.then:
+        write_statement(statement, w)
+    w.held.pop((target, p.target.indices), None)

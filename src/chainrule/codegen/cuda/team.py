@@ -72,6 +72,7 @@ class Tiled:
     """A product that is a kernel: each block of threads has a tile of its rows and columns, in one of the matrices.
 
     factors: what they are rounded to; on tensor cores unless to float32.
+    then: what is made of each sum, at its place, while it is in a register.
     """
 
     product: Product
@@ -80,6 +81,7 @@ class Tiled:
     columns: int
     threads: int = THREADS
     factors: Precision = "float32"
+    then: tuple[Statement, ...] = ()
 
 
 Mapped = Turns | Spread | Statement | Tiled
@@ -107,8 +109,11 @@ def touched(node: Mapped) -> tuple[set[str], set[str]]:
             reads |= {a.tensor for a in read}
             writes.add(target.tensor)
         case Tiled():
-            reads |= {node.product.left.tensor, node.product.right.tensor}
-            writes.add(node.product.target.tensor)
+            both: tuple[Product | Statement, ...] = (node.product, *node.then)
+            for leaf in both:
+                read, target = accesses(leaf)
+                reads |= {a.tensor for a in read}
+                writes.add(target.tensor)
         case Turns() | Spread():
             for child in node.body:
                 r, w = touched(child)

@@ -31,9 +31,14 @@ CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F = 68, 70
 CUBLAS_COMPUTE_32F_FAST_16BF, CUBLAS_COMPUTE_32F_FAST_TF32 = 75, 77
 CUBLAS_OP_N, CUBLAS_OP_T = 0, 1
 CUBLASLT_MATMUL_DESC_TRANSA, CUBLASLT_MATMUL_DESC_TRANSB = 3, 4
+CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_MATMUL_DESC_BIAS_POINTER = 7, 8
+CUBLASLT_EPILOGUE_DEFAULT, CUBLASLT_EPILOGUE_BIAS = 1, 4
+CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_GELU = 2, 32  # with a bias: both bits
 CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET = 5, 6
 CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES = 1
 CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_BYTES = (5, 6, 7, 8)  # of A, B, C, D
+
+EPILOGUES = {"": CUBLASLT_EPILOGUE_DEFAULT, "relu": CUBLASLT_EPILOGUE_RELU, "gelu": CUBLASLT_EPILOGUE_GELU}
 
 COMPUTE = {
     "float32": CUBLAS_COMPUTE_32F,
@@ -65,19 +70,23 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A product without its addresses: ``target = scale * a b (+ target)``, target stored untransposed.
+    """A product without its addresses: ``target = f(scale * a b + beta * added + bias)``, target stored untransposed.
 
-    aligned: bytes that the addresses of a, b and target are multiples of, at most 256.
+    added: the target where there is none, and then beta is 0. bias: whether there is one, a number for each row of the
+    target, as cuBLAS has rows. aligned: bytes that the addresses of a, b, added, target and bias are multiples of, at
+    most 256.
     """
 
     a: Stored
     b: Stored
+    added: Stored
     target: Stored
+    bias: bool
+    activation: str
     count: int
     element: str
     precision: str
-    accumulate: bool
-    aligned: tuple[int, int, int]
+    aligned: tuple[int, ...]
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -86,6 +95,7 @@ class Call(msgspec.Struct, frozen=True):
     descriptor: c_void_p
     a: c_void_p
     b: c_void_p
+    added: c_void_p
     target: c_void_p
     algorithm: Result
 
@@ -111,21 +121,37 @@ def turned(operand: Operand) -> Operand:
 def shape_of(product: Product) -> tuple[Shape, Operand, Operand] | None:
     """The product as cuBLAS computes it, and its a and b; None where it cannot."""
     rows, columns, left, right, target = product.rows, product.columns, product.left, product.right, product.target
+    added, bias = product.added or target, product.bias
     found = stored(target, rows, columns)
     if found is not None and found.transposed:
         rows, columns, left, right, target = columns, rows, turned(right), turned(left), turned(target)
+        added, bias = turned(added), None if bias is None else turned(bias)
         found = stored(target, rows, columns)
-    a, b = stored(left, rows, product.inner), stored(right, product.inner, columns)
-    if a is None or b is None or found is None or found.transposed or (product.batch > 1 and target.batch == 0):
+    a, b, c = stored(left, rows, product.inner), stored(right, product.inner, columns), stored(added, rows, columns)
+    if a is None or b is None or c is None or c.transposed or found is None or found.transposed:
         return None
-    aligned = (_alignment(left.address), _alignment(right.address), _alignment(target.address))
-    shape = Shape(a, b, found, product.batch, product.element, product.precision, product.accumulate, aligned)
+    if product.batch > 1 and target.batch == 0:
+        return None
+    if bias is not None and not _is_bias(bias, found):
+        return None
+    addresses = (left.address, right.address, added.address, target.address, 0 if bias is None else bias.address)
+    shape = Shape(
+        a, b, c, found, bias is not None, product.activation, product.batch, product.element, product.precision,
+        tuple(map(_alignment, addresses)),
+    )  # fmt: skip
     return shape, left, right
+
+
+def _is_bias(bias: Operand, target: Stored) -> bool:
+    """Whether cuBLASLt adds it right: a number for each row. With gaps between the columns of a float32 target, GPUs
+    before sm_80 leave some out (seen by others in CUDA 11)."""
+    along = bias.down == 1 or target.rows == 1
+    return along and (bias.across == 0 or target.columns == 1) and target.lead == target.rows
 
 
 def _alignment(address: int) -> int:
     """The power of two that `address` is a multiple of, at most 256."""
-    return min(address & -address, 256)
+    return min(address & -address, 256) or 256
 
 
 class Blas:
@@ -158,13 +184,17 @@ class Blas:
         return status == 0
 
     def _enqueue(self, call: Call, product: Product, a: Operand, b: Operand, target: int) -> int:
-        """``target = scale * a b (+ product.target)``; the library's status."""
+        """``target = f(scale * a b + beta * added + bias)``; the library's status."""
         number = c_double if product.element == "float64" else c_float
-        scale, add = number(product.scale), number(1.0 if product.accumulate else 0.0)
+        scale, beta = number(product.scale), number(0.0 if product.added is None else product.beta)
+        added = product.added or product.target
+        if product.bias is not None:
+            bias = c_void_p(product.bias.address)
+            self._set("cublasLtMatmulDescSetAttribute", call.descriptor, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)
         return int(
             self._library.cublasLtMatmul(
                 self._handle, call.descriptor, byref(scale), c_void_p(a.address), call.a, c_void_p(b.address), call.b,
-                byref(add), c_void_p(product.target.address), call.target, c_void_p(target), call.target,
+                byref(beta), c_void_p(added.address), call.added, c_void_p(target), call.target,
                 byref(call.algorithm.algorithm), c_void_p(self._workspace), c_size_t(WORKSPACE),
                 c_void_p(self._device.stream),
             )
@@ -172,7 +202,7 @@ class Blas:
 
     def _chosen(self, shape: Shape, product: Product, a: Operand, b: Operand, measure: bool) -> Call | None:
         """How a product of this shape is computed; None: not here."""
-        calls = self._candidates(shape)
+        calls = self._candidates(shape, product.bias.address if product.bias else 0)
         if len(calls) < 2 or not measure:
             return calls[0] if calls else None
         size = 8 if shape.element == "float64" else 4
@@ -202,8 +232,9 @@ class Blas:
 
         return done(max(1, min(TURNS, int(MEASURED / max(done(1), 1e-6)))))
 
-    def _candidates(self, shape: Shape) -> list[Call]:
-        """The algorithms that the heuristics name for a product of this shape, the best first."""
+    def _candidates(self, shape: Shape, bias: int) -> list[Call]:
+        """The algorithms that the heuristics name for a product of this shape, the best first. bias: where one lies,
+        for its alignment counts."""
         double = shape.element == "float64"
         compute = CUBLAS_COMPUTE_64F if double else COMPUTE[shape.precision]
         element = CUDA_R_64F if double else CUDA_R_32F
@@ -212,21 +243,27 @@ class Blas:
         for attribute, one in ((CUBLASLT_MATMUL_DESC_TRANSA, shape.a), (CUBLASLT_MATMUL_DESC_TRANSB, shape.b)):
             how = c_int32(CUBLAS_OP_T if one.transposed else CUBLAS_OP_N)
             self._set("cublasLtMatmulDescSetAttribute", descriptor, attribute, how)
-        a, b, target = (self._layout(one, shape.count, element) for one in (shape.a, shape.b, shape.target))
+        epilogue = EPILOGUES[shape.activation]
+        if shape.bias:
+            epilogue = epilogue | CUBLASLT_EPILOGUE_BIAS if shape.activation else CUBLASLT_EPILOGUE_BIAS
+            self._set("cublasLtMatmulDescSetAttribute", descriptor, CUBLASLT_MATMUL_DESC_BIAS_POINTER, c_void_p(bias))
+        self._set("cublasLtMatmulDescSetAttribute", descriptor, CUBLASLT_MATMUL_DESC_EPILOGUE, c_uint32(epilogue))
+        a, b, added, target = (
+            self._layout(one, shape.count, element) for one in (shape.a, shape.b, shape.added, shape.target)
+        )
         preference = c_void_p()
         self._must("cublasLtMatmulPreferenceCreate", byref(preference))
         set_preference = "cublasLtMatmulPreferenceSetAttribute"
         self._set(set_preference, preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, c_uint64(WORKSPACE))
-        aligned = (*shape.aligned, shape.aligned[2])
-        for attribute, least in zip(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_BYTES, aligned, strict=True):
+        for attribute, least in zip(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_BYTES, shape.aligned[:4], strict=True):
             self._set(set_preference, preference, attribute, c_uint32(least))
         results, count = (Result * TRIES)(), c_int()
         status = self._library.cublasLtMatmulAlgoGetHeuristic(
-            self._handle, descriptor, a, b, target, target, preference, c_int(TRIES), results, byref(count)
+            self._handle, descriptor, a, b, added, target, preference, c_int(TRIES), results, byref(count)
         )
         self._library.cublasLtMatmulPreferenceDestroy(preference)
         good = [result for result in results[: count.value] if result.state == 0] if status == 0 else []
-        return [Call(descriptor, a, b, target, result) for result in good]
+        return [Call(descriptor, a, b, added, target, result) for result in good]
 
     def _layout(self, matrix: Stored, count: int, element: int) -> c_void_p:
         layout = c_void_p()

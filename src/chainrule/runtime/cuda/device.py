@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
-from chainrule.executable import Element, Matrix, Multiply, Precision, evaluate
+from chainrule.executable import Activation, Element, Matrix, Multiply, Precision, evaluate
 
 ALIGNMENT = (
     256  # bytes: every buffer starts on a multiple, as what the driver allocates does; the widest access takes 16
@@ -33,8 +33,8 @@ class Operand(msgspec.Struct, frozen=True):
 
 
 class Product(msgspec.Struct, frozen=True):
-    """``target[i, j] (+)= scale * sum[k] left[i, k] * right[k, j]``: an `executable.Multiply` with numbers in place of
-    polynomials and addresses in place of buffers. No extent is 0.
+    """``target[i, j] = f(scale * sum[k] left[i, k] * right[k, j] + beta * added[i, j] + bias[i, j])``: an
+    `executable.Multiply` with numbers in place of polynomials and addresses in place of buffers. No extent is 0.
     """
 
     rows: int
@@ -45,9 +45,12 @@ class Product(msgspec.Struct, frozen=True):
     right: Operand
     target: Operand
     scale: float
-    accumulate: bool
     precision: Precision
     element: Element
+    added: Operand | None = None
+    beta: float = 0.0
+    bias: Operand | None = None
+    activation: Activation = ""
 
 
 class Device(Protocol):
@@ -144,8 +147,9 @@ def product_of(
         )
         return Operand(places[matrix.buffer] + offset * itemsize, down, across, batch)
 
+    added, bias = (None if matrix is None else operand(matrix) for matrix in (multiply.added, multiply.bias))
     return Product(
         rows, columns, inner, batch,
         operand(multiply.left), operand(multiply.right), operand(multiply.target),
-        multiply.scale, multiply.accumulate, multiply.precision, element,
+        multiply.scale, multiply.precision, element, added, multiply.beta, bias, multiply.activation,
     )  # fmt: skip

@@ -59,7 +59,7 @@ def ceilings(device: Device, precision: Precision = "float32") -> dict[str, floa
     for block in blocks[:2]:  # on zeros the GPU is faster than it is
         device.write(block.address, drawn)
     left, right, result = (Operand(block.address, SIDE, 1, 0) for block in blocks)
-    product = Product(SIDE, SIDE, SIDE, 1, left, right, result, 1.0, False, precision, "float32")
+    product = Product(SIDE, SIDE, SIDE, 1, left, right, result, 1.0, precision, "float32")
     if not device.multiply(product):
         return {"gflops": math.inf, "gb_per_s": 2 * COPIED / copies}
     products = _alone(device, lambda: device.multiply(product), 3, turns=3)
