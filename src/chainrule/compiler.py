@@ -271,8 +271,15 @@ def emitted(
             accurate=options.accurate,
         )
     else:
-        modules, precision = (kept or codegen.Kept()).modules, options.precision
-        made = cuda.emit(scheduled, element=options.dtype, arch=options.arch, precision=precision, kept=modules)
+        made = cuda.emit(
+            scheduled,
+            element=options.dtype,
+            arch=options.arch,
+            precision=options.precision,
+            kept=(kept or codegen.Kept()).modules,
+            sizes=dict(options.sizes),
+            memory=options.memory,
+        )
     executable, objects, _ = made
     gradients = {} if options.mode != "gradient" else dict(compiled.gradients)
     needed = {tensor.name for tensor in compiled.graph.inputs}

@@ -8,7 +8,9 @@ Values of the run side are msgspec's Structs: to define one takes 15 µs, a froz
 
 The ABI of every kernel is ``void kernel(int64 *table, int8 *scratch, int64 lo, int64 hi)``: the table holds the
 addresses of the launch's buffers, then its sizes, as int64 each; [lo, hi) is the part of the launch's range to do.
-On a GPU a kernel's parameters are the same words (addresses, then sizes), then the address of the scratch region.
+On a GPU a kernel's parameters are the same words (addresses, then sizes), then the address of the scratch region. Of a
+launch that does several sets of them at a time they are the addresses of two tables of int64, then the scratch
+region's: for each CTA the word of the second table with which its set begins; and each set's SET words, then its own.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ Activation = Literal["", "relu", "gelu"]  # gelu: x/2 (1 + tanh(sqrt(2/π) (x + 
 FORMAT = 4
 ONE: Polynomial = ((1, ()),)
 THREADS = 1024  # of a CTA, at most, on every GPU
+SET = 2  # words of a set of arguments that stand before them: its first CTA, and how many it has
 
 
 class Dim(msgspec.Struct, frozen=True):
@@ -189,7 +192,8 @@ class Launch(msgspec.Struct, frozen=True):
     reads, writes: which of `buffers` (by position here), for liveness and barriers. flops: of the whole range.
 
     On a GPU `extent` is the number of CTAs, each of `threads` threads, and scratch is of each CTA, all of them in one
-    region. multiply: what a library may be called for instead.
+    region. multiply: what a library may be called for instead. sets: of a launch that does several at a time, the CTAs
+    of each, in order; `buffers` and `sizes` are those of the first, then of the second, ….
     """
 
     kernel: int
@@ -204,6 +208,7 @@ class Launch(msgspec.Struct, frozen=True):
     flops: Polynomial = ()
     threads: int = 0
     multiply: Multiply | None = None
+    sets: tuple[Polynomial, ...] = ()
 
 
 class Executable(msgspec.Struct, frozen=True):
@@ -278,6 +283,9 @@ def faults(executable: Executable) -> list[str]:
         if launch.multiply is not None:
             found += [f"launch {launch.name} {wrong}" for wrong in _multiply_faults(launch, launch.multiply)]
             polynomials += _multiply_polynomials(launch.multiply)
+        if launch.sets and (len(launch.buffers) % len(launch.sets) or len(launch.sizes) % len(launch.sets)):
+            found.append(f"launch {launch.name} has {len(launch.sets)} sets of arguments that are not equally many")
+        polynomials += launch.sets
         if executable.on_gpu and launch.threads not in range(1, THREADS + 1):
             found.append(f"launch {launch.name} has {launch.threads} threads a CTA, not 1 to {THREADS}")
     if executable.on_gpu:

@@ -102,16 +102,15 @@ def gpu_files(source: Source, options: Options, made: Compiled) -> dict[str, str
 
     made: the program, as compiled. Launches of equal kernels share the files of the first.
     """
-    _, written = cuda.printed(
-        program(derive(source, options), options), options.dtype, options.precision, options.arch or "sm_90"
-    )
+    scheduled, sizes, arch = program(derive(source, options), options), dict(options.sizes), options.arch or "sm_90"
+    _, launches = cuda.launched(scheduled, options.dtype, options.precision, arch, sizes, options.memory)
     files: dict[str, str | bytes] = {"executable.json": json.format(encode(made.executable), indent=2)}
     kernels = dict[int, str]()
-    for launch, text in zip(made.executable.launches, written, strict=True):
+    for launch, batch in zip(made.executable.launches, launches, strict=True):
         if launch.kernel not in kernels:
-            name = kernels[launch.kernel] = text.job.entry
+            name = kernels[launch.kernel] = batch.job.entry
             kernel = made.executable.kernels[launch.kernel]
-            files |= {f"{name}.py": text.text, f"{name}.ptx": made.objects[kernel.ptx]}
+            files |= {f"{name}.py": batch.job.source, f"{name}.ptx": made.objects[kernel.ptx]}
             files[f"{name}.cubin"] = made.objects[kernel.object]
     return files
 

@@ -7,8 +7,9 @@ dim of its own, which the run side evaluates when a batch size is bound.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import sympy as sp
@@ -85,8 +86,12 @@ def executable_of(
     which: Sequence[int],
     element: Element,
     target: str,
+    batches: Sequence[tuple[str, int]] = (),
 ) -> ex.Executable:
-    """The executable whose launch k is of the kernel ``which[k]``, generated as ``sources[k]``; without the kernels."""
+    """The executable whose launch k is of the kernel ``which[k]``, generated as ``sources[k]``; without the kernels.
+
+    batches: the launches' names, and how many in a row each does at a time, where some do several.
+    """
     sizes = Sizes()
     for dim in program.dims:
         _add_dim(dim.name, dim.minimum, dim.maximum, dim.definition, sizes)
@@ -100,6 +105,9 @@ def executable_of(
         _launch(kernel, source, which[k], places, keys, sizes)
         for k, (kernel, source) in enumerate(zip(program.kernels, sources, strict=True))
     )
+    if batches:
+        rest = iter(launches)
+        launches = tuple(_together(name, list(islice(rest, count))) for name, count in batches)
     lives = _lives(launches, [places[name] for _, name in program.outputs])
     values = dict(program.values)
     buffers = [_buffer(b, lives.get(places[b.name], (0, 0)), values, element, sizes) for b in stored]
@@ -175,6 +183,35 @@ def _launch(
         threads=source.threads,
         multiply=None if source.multiply is None else _multiply(source.multiply, source.buffers, sizes),
     )
+
+
+def _together(name: str, several: Sequence[ex.Launch]) -> ex.Launch:
+    """Launches of one kernel as one over a table of their arguments."""
+    first = several[0]
+    if len(several) == 1:
+        return first
+    at = range(0, len(several) * len(first.buffers), len(first.buffers))
+    return ex.Launch(
+        kernel=first.kernel,
+        name=name,
+        buffers=tuple(buffer for one in several for buffer in one.buffers),
+        sizes=tuple(size for one in several for size in one.sizes),
+        extent=_total(one.extent for one in several),
+        scratch=first.scratch,
+        cost=_total(one.cost for one in several),
+        reads=tuple(start + k for start, one in zip(at, several, strict=True) for k in one.reads),
+        writes=tuple(start + k for start, one in zip(at, several, strict=True) for k in one.writes),
+        flops=_total(one.flops for one in several),
+        threads=first.threads,
+        sets=tuple(one.extent for one in several),
+    )
+
+
+def _total(several: Iterable[ex.Polynomial]) -> ex.Polynomial:
+    found: dict[tuple[str, ...], float] = {}
+    for coefficient, names in (term for polynomial in several for term in polynomial):
+        found[names] = found.get(names, 0.0) + coefficient
+    return tuple((coefficient, names) for names, coefficient in found.items())
 
 
 def _multiply(m: Multiplied, buffers: Sequence[str], sizes: Sizes) -> ex.Multiply:

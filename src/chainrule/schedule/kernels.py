@@ -27,7 +27,7 @@ from chainrule.schedule.product import Contraction, contraction_of, far_operand,
 from chainrule.schedule.stretches import LAYER, starts_of
 from chainrule.schedule.task import PART, Task, fresh, is_in_loop, is_like, partial_of, task_of
 from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
-from chainrule.schedule.updates import share, updates_of
+from chainrule.schedule.updates import beside, share, updates_of
 
 LONG_NS = 2_000.0
 """A kernel without blocks that takes this long, of which a launch is a fortieth, ends where it would repeat itself from
@@ -289,6 +289,7 @@ class Planner:
     def join_draft(self, t: int, at: int, group: Group) -> bool:
         draft = self.drafts[at]
         index = joining(t, self.options(t), group, self.ground) or self.shared_dim(t, draft)
+        index = index or beside(t, draft.opened, self.links, self.updates)
         if index is not None and self.suits(t, index, draft):
             self.add(t, at, index.symbol)
             return True

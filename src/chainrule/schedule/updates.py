@@ -11,6 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import sympy as sp
+
+from chainrule.ir.formula import Index
 from chainrule.ir.graph import Tensor
 from chainrule.schedule.links import Links
 from chainrule.schedule.task import Task
@@ -47,3 +50,17 @@ def share(t: int, others: Sequence[int], links: Links, tensors: Mapping[str, Ten
     tasks = [links.tasks[k] for k in (t, *others)]
     shapes = {tuple(axis.extent for axis in task.axes) for task in tasks}
     return len(shapes) == 1 and all(is_flat(task, tensors) for task in tasks)
+
+
+def beside(t: int, opened: Mapping[int, sp.Symbol], links: Links, updates: frozenset[int]) -> Index | None:
+    """The index of the update `t` with which it goes through the places of others, if it reads an array that one of
+    them reads: however small that is, what a parameter's update consists of is one map."""
+    if t not in updates or updates.isdisjoint(opened):
+        return None
+    task = links.tasks[t]
+    arrays = {read.tensor for read in task.reads if read.indices}
+    for k, symbol in opened.items():
+        other = links.tasks[k]
+        if any(read.indices and read.tensor in arrays for read in other.reads):
+            return task.axes[[axis.symbol for axis in other.axes].index(symbol)]
+    return None

@@ -10,6 +10,7 @@ import numpy as np
 from chainrule import executable as ex
 from chainrule.codegen.cuda.emit import emit
 from chainrule.ir.program import Program
+from chainrule.runtime.cuda.tables import tables_of
 from tests.codegen.running import Values, memory
 from tests.cuda.device import Interpreter
 
@@ -54,7 +55,13 @@ def run_on_gpu(
         if grid == 0:
             continue
         region = device.allocate(max(grid * ex.evaluate(launch.scratch, sizes), 1))
-        words = [*(places[b] for b in launch.buffers), *(ex.evaluate(p, sizes) for p in launch.sizes), region]
+        held = [places[b] for b in launch.buffers]
+        words = [*held, *(ex.evaluate(p, sizes) for p in launch.sizes), region]
+        if launch.sets:
+            tables = tables_of(launch, held, sizes)
+            words = [*(device.allocate(table.nbytes) for table in tables), region]
+            for place, table in zip(words, tables, strict=False):
+                device.write(place, table)
         function = device.load(objects[kernel.object], objects[kernel.ptx], kernel.symbol)
         device.launch(function, grid, launch.threads, words)
     for b, place in zip(executable.buffers, places, strict=True):

@@ -107,3 +107,19 @@ def test_what_is_wrong_is_said_as_on_the_cpu(device):
                 one(**bad)
             said.append(str(caught.value))
         assert said[0] == said[1]
+
+
+def test_tables_of_arguments_are_written_when_a_step_is_bound_and_never_again(device, monkeypatch):
+    gpu = step("cuda")
+    runner = gpu.runner
+    together = [launch for launch in runner.executable.launches if launch.sets]
+    assert any(launch.name == "adam × 6" for launch in together)
+    for _ in range(3):
+        gpu(x=X[0], label=LABEL[0])
+    gpu.run(BATCHES, x=X, label=LABEL)
+    _, recording = runner._last
+    places = [pair for pair in recording.tables.places(0) if pair]
+    assert len(places) == len(together)
+    monkeypatch.setattr(recording.tables.block.device, "write", None)
+    gpu(x=X[1], label=LABEL[1])
+    assert [pair for pair in recording.tables.places(0) if pair] == places

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from chainrule.codegen.cuda.emit import emit, printed
+    from chainrule.codegen.cuda.emit import emit, launched, printed
 
-__all__ = ["emit", "printed"]
+__all__ = ["emit", "launched", "printed"]
 
-__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"emit": ["emit", "printed"]})
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs={"emit": ["emit", "launched", "printed"]})

@@ -56,6 +56,9 @@ DRAW = 100
 FILLED = 132
 """Multiprocessors of an H200: fewer tiles leave some idle."""
 
+HELD = FILLED * 2048
+"""Threads that an H200 holds at a time: a launch of fewer leaves room for another."""
+
 OWNERS = 64
 """Of the places of a sum into computed places, at least: two warps' worth for each row of a wide tensor."""
 

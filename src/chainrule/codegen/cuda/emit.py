@@ -11,6 +11,7 @@ from msgspec import structs
 
 from chainrule import executable as ex
 from chainrule.codegen.cpu import bound
+from chainrule.codegen.cuda.batches import Batch, batches
 from chainrule.codegen.cuda.factors import with_factors
 from chainrule.codegen.cuda.flat import LENGTH, flattened
 from chainrule.codegen.cuda.kernel import kernel_source
@@ -33,22 +34,27 @@ def emit(
     arch: str,
     precision: ex.Precision = "float32",
     kept: KeptModules | None = None,
+    sizes: Mapping[str, int] | None = None,
+    memory: int | None = None,
 ) -> tuple[ex.Executable, dict[str, bytes], dict[str, str]]:
     """The executable of `program` for GPUs of an architecture, such as ``"sm_90"``; its objects by SHA-256, the PTX of
     each kernel and its cubin; and the kernels' sources by their names.
 
-    precision: what the factors of products may be rounded to. kept: kernels that were compiled before. Neither GPU nor
-    driver is needed.
+    precision: what the factors of products may be rounded to. kept: kernels that were compiled before. sizes, memory:
+    of free dims, and the bytes that may be kept between launches then. Neither GPU nor driver is needed.
     """
-    program, written = printed(program, element, precision, arch)
-    symbols = [symbol_of(source.job, arch) for source in written]
-    distinct = {symbol: source.job for symbol, source in zip(symbols, written, strict=True)}
+    program, launches = launched(program, element, precision, arch, sizes, memory)
+    symbols = [symbol_of(batch.job, arch) for batch in launches]
+    distinct = {symbol: batch.job for symbol, batch in zip(symbols, launches, strict=True)}
     made = _compiled(distinct, arch, kept or KeptModules())
     places = {symbol: k for k, symbol in enumerate(distinct)}
-    executable = executable_of(program, written, [places[s] for s in symbols], element, f"cuda {arch}")
+    which = [places[s] for s, batch in zip(symbols, launches, strict=True) for _ in batch.kernels]
+    sources = [source for batch in launches for source in batch.sources]
+    names = [(batch.name, len(batch.kernels)) for batch in launches]
+    executable = executable_of(program, sources, which, element, f"cuda {arch}", names)
     kernels = tuple(ex.Kernel(c.symbol, _digest(c.cubin), ptx=_digest(c.ptx)) for c in made)
     objects = {_digest(data): data for c in made for data in (c.ptx, c.cubin)}
-    texts = {kernel.name: source.text for kernel, source in zip(program.kernels, written, strict=True)}
+    texts = {batch.name: batch.job.source for batch in launches}
     return structs.replace(executable, kernels=kernels), objects, texts
 
 
@@ -69,6 +75,21 @@ def _compiled(distinct: Mapping[str, Job], arch: str, kept: KeptModules) -> list
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def launched(
+    program: Program,
+    element: Element,
+    precision: ex.Precision = "float32",
+    arch: str = "sm_90",
+    sizes: Mapping[str, int] | None = None,
+    memory: int | None = None,
+) -> tuple[Program, list[Batch]]:
+    """The launches of a program, those of equal kernels one where they may be; the program with its kernels in their
+    order."""
+    program, written = printed(program, element, precision, arch)
+    found = batches(program, written, element, sizes, memory)
+    return replace(program, kernels=tuple(kernel for batch in found for kernel in batch.kernels)), found
 
 
 def printed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import sympy as sp
 
 from chainrule.codegen.cuda.fragments import LEAST
@@ -51,7 +53,7 @@ def kernel_source(
     head = f"def {entry}({', '.join([*called, 'scratch'])}):"
     top = [f"    {line}" for line in (*declared, *(f"{name} = {value}" for name, value in w.hoisted.values()))]
     equations = docstring([leaf.text for leaf in computing or leaves(kernel.body)])
-    text = "\n".join([*imports(w), head, *equations, *top, *w.lines]) + "\n"
+    text = "\n".join([*imports(w.used), head, *equations, *top, *w.lines]) + "\n"
     return KernelSource(
         text=text,
         job=Job(text, entry, parameters, plan.threads),
@@ -73,9 +75,9 @@ def factors_of(element: Element, precision: Precision, arch: str) -> Precision:
     return precision if has and element == "float32" else "float32"
 
 
-def imports(w: CudaWriter) -> list[str]:
+def imports(used: Set[str]) -> list[str]:
     """What saved source needs: each name from the module that has it."""
-    names = sorted(w.used & NAMES.keys())
+    names = sorted(used & NAMES.keys())
     modules = dict.fromkeys(NAMES[name].__module__ for name in names if hasattr(NAMES[name], "__module__"))
     lines = [
         f"from {module} import {', '.join(n for n in names if getattr(NAMES[n], '__module__', '') == module)}"

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +33,8 @@ from chainrule.runtime.calls import (
 )
 from chainrule.runtime.cuda.arrays import Block, DeviceArray, adopt, check_element, is_on_gpu, padded
 from chainrule.runtime.cuda.device import ALIGNMENT, Device, DeviceMemoryError, Function, product_of
+from chainrule.runtime.cuda.recording import Binding, Recording, laid, placed
+from chainrule.runtime.cuda.tables import Tables
 from chainrule.runtime.store import Store
 from chainrule.runtime.values import Array
 
@@ -44,38 +45,6 @@ STAGED = 1 << 28  # bytes of inputs and results lie beside it, at most
 SMALL = 1 << 20  # bytes of inputs and results of one step that a graph copies by itself from and to pinned memory
 
 Given = Array | DeviceArray
-
-
-@dataclass(eq=False)
-class Recording:
-    """`count` steps in a row, with memory for what goes in and comes out.
-
-    fed, kept: by buffer, where that of the first step lies and how many bytes each next one is further on (0: one for
-    all). The results lie side by side from `block` on, then the inputs. host: pinned memory for all of it, where the
-    steps copy by themselves what is small and comes from the host; inputs: by buffer, the array there.
-    """
-
-    count: int
-    block: Block
-    fed: Mapping[int, tuple[int, int]]
-    kept: Mapping[int, tuple[int, int]]
-    results: int  # bytes
-    host: NDArray[np.uint8] | None = None
-    inputs: Mapping[int, Array] = field(default_factory=dict)
-    replay: Callable[[], None] | None = None
-
-
-@dataclass(eq=False)
-class Binding:
-    """A program for one set of sizes: where its buffers lie, and what was recorded of it."""
-
-    plan: Plan
-    arena: Block
-    places: list[int]  # by buffer
-    scratch: int
-    chunk: int
-    warm: bool = False  # whether a step was done
-    recordings: dict[tuple[int, frozenset[int], bool], Recording] = field(default_factory=dict)
 
 
 class Runner:
@@ -170,8 +139,8 @@ class Runner:
         assert self._last is not None
         binding, recording = self._last
         places = self._places(binding, recording, 0)
-        for launch in self.executable.launches:
-            yield launch, partial(self._launch, launch, binding, places)
+        for launch, table in zip(self.executable.launches, recording.tables.places(0), strict=True):
+            yield launch, partial(self._launch, launch, table, binding, places)
 
     def nearer(self, arrays: Mapping[str, Array]) -> dict[str, Given]:
         """Samples of inputs, with one more axis in front, where a step reads them fastest: on the GPU, as far as there
@@ -330,8 +299,8 @@ class Runner:
             device.send(recording.block.address + results, host[results:])
         for step in range(recording.count):
             places = self._places(binding, recording, step)
-            for launch in self.executable.launches:
-                self._launch(launch, binding, places)
+            for launch, table in zip(self.executable.launches, recording.tables.places(step), strict=True):
+                self._launch(launch, table, binding, places)
             for buffer, (place, stride) in recording.kept.items():
                 target, count = place + step * stride, binding.plan.bytes[buffer]
                 if places[buffer] != target and count:
@@ -339,18 +308,23 @@ class Runner:
         if host is not None and results:
             device.fetch(host[:results], recording.block.address)
 
-    def _launch(self, launch: Launch, binding: Binding, places: Sequence[int]) -> None:
-        """Let the library multiply, where that is all that the launch does, else the kernel run."""
+    def _launch(self, launch: Launch, table: Sequence[int], binding: Binding, places: Sequence[int]) -> None:
+        """Let the library multiply, where that is all that the launch does, else the kernel run. table: where a launch
+        of several sets finds them."""
         sizes, element = binding.plan.sizes, self.executable.element
-        extent, held = evaluate(launch.extent, sizes), [places[buffer] for buffer in launch.buffers]
+        extent, function = evaluate(launch.extent, sizes), self._functions[launch.kernel]
         if extent == 0:
             return
+        if launch.sets:
+            self.device.launch(function, extent, launch.threads, [*table, binding.scratch])
+            return
+        held = [places[buffer] for buffer in launch.buffers]
         itemsize = ELEMENTS[element].itemsize
         product = launch.multiply and product_of(launch.multiply, element, itemsize, held, sizes)
         if product and self.device.multiply(product):
             return
         words = [*held, *(evaluate(size, sizes) for size in launch.sizes), binding.scratch]
-        self.device.launch(self._functions[launch.kernel], extent, launch.threads, words)
+        self.device.launch(function, extent, launch.threads, words)
 
     def _places(self, binding: Binding, recording: Recording, step: int) -> list[int]:
         """Where the buffers lie in this step of `recording`."""
@@ -445,10 +419,12 @@ class Runner:
             return known
         plan = binding.plan
         outputs = dict.fromkeys(item.buffer for item in self.executable.outputs)
-        kept, results = _lay(outputs, plan.bytes, count, 0)
-        fed, total = _lay(sorted(moving), plan.bytes, count, results)
+        kept, results = laid(outputs, plan.bytes, count, 0)
+        fed, total = laid(sorted(moving), plan.bytes, count, results)
         block = self._block(total, f"inputs and results of {count} steps need {total:,} bytes")
-        made = Recording(count, block, _from(block.address, fed), _from(block.address, kept), results)
+        made = Recording(count, block, placed(block.address, fed), placed(block.address, kept), results)
+        places = [self._places(binding, made, step) for step in range(count)]
+        made.tables = Tables.of(self.device, self.executable.launches, places, plan.sizes)
         if hosted:
             made.host = host = self.device.pinned(total)
             made.inputs = {
@@ -479,19 +455,6 @@ class Runner:
             return Block(self.device, count)
         except DeviceMemoryError as error:
             raise error.during(needs) from None
-
-
-def _lay(buffers: Iterable[int], counts: Sequence[int], steps: int, at: int) -> tuple[dict[int, tuple[int, int]], int]:
-    """By buffer, the offset (from `at` on) of its first of `steps` slices and their distance; and where all end."""
-    found = {}
-    for buffer in buffers:
-        found[buffer] = at, padded(counts[buffer])
-        at += steps * padded(counts[buffer])
-    return found, at
-
-
-def _from(address: int, laid: Mapping[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-    return {buffer: (address + at, stride) for buffer, (at, stride) in laid.items()}
 
 
 def _power(count: int) -> int:
