@@ -120,6 +120,6 @@ def test_tables_of_arguments_are_written_when_a_step_is_bound_and_never_again(de
     _, recording = runner._last
     places = [pair for pair in recording.tables.places(0) if pair]
     assert len(places) == len(together)
-    monkeypatch.setattr(recording.tables.block.device, "write", None)
+    monkeypatch.setattr(device, "write", None)
     gpu(x=X[1], label=LABEL[1])
     assert [pair for pair in recording.tables.places(0) if pair] == places
