@@ -56,7 +56,7 @@ def kernel_source(
     text = "\n".join([*imports(w.used), head, *equations, *top, *w.lines]) + "\n"
     return KernelSource(
         text=text,
-        job=Job(text, entry, parameters, plan.threads),
+        job=Job(text, entry, parameters, plan.threads, w.blocks),
         buffers=tuple(given),
         sizes=tuple(w.sizes),
         draws=tuple(w.draws),

@@ -94,12 +94,17 @@ def context() -> Any:
 
 
 def module_of(
-    tree: ast.FunctionDef, space: Mapping[str, Any], kinds: tuple[types.Type, ...], symbol: str, threads: int
+    tree: ast.FunctionDef,
+    space: Mapping[str, Any],
+    kinds: tuple[types.Type, ...],
+    symbol: str,
+    threads: int,
+    blocks: int = 1,
 ) -> str:
     """The kernel as the text of an LLVM module that exports `symbol`.
 
     space: the functions that its source can name. kinds: its parameters' types; views never overlap. threads: of a
-    block.
+    block. blocks: so many are to fit a multiprocessor.
 
     Raises numba's errors, and TypeError, where the function does not compile.
     """
@@ -127,7 +132,7 @@ def module_of(
         slots.position_at_end(body.entry_basic_block)
         slots.branch(first)
     within.post_lowering(module, library)
-    _annotate(module, body, threads)
+    _annotate(module, body, threads, blocks)
     library.add_ir_module(module)
     main, *others = dict.fromkeys(library.everything())
     if others:
@@ -162,11 +167,12 @@ def _names_of(places: Sequence[ast.expr]) -> set[str]:
     return {place.id for place in places if isinstance(place, ast.Name)}
 
 
-def _annotate(module: ir.Module, body: ir.Function, threads: int) -> None:
-    """`body` is a kernel of blocks of just so many threads."""
+def _annotate(module: ir.Module, body: ir.Function, threads: int, blocks: int) -> None:
+    """`body` is a kernel of blocks of just so many threads, of which `blocks` are to fit a multiprocessor."""
     i32 = ir.IntType(32)
     marks = module.add_named_metadata("nvvm.annotations")
-    for key, value in (("kernel", 1), ("reqntidx", threads), ("reqntidy", 1), ("reqntidz", 1)):
+    asked = [("minctasm", blocks)] if blocks > 1 else []
+    for key, value in [("kernel", 1), ("reqntidx", threads), ("reqntidy", 1), ("reqntidz", 1), *asked]:
         marks.add(module.add_metadata([body, ir.MetaDataString(module, key), i32(value)]))
     version = module.add_metadata([i32(part) for part in ir_version()])
     module.add_named_metadata("nvvmir.version", version)

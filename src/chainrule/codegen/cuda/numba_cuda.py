@@ -62,7 +62,7 @@ def compile_with_numba(job: Job, arch: str) -> Compiled:
     require()
     kernel = plain(job.source, job.entry, {**NAMES, "__builtins__": {"range": range}})
     number = int(arch.removeprefix("sm_"))
-    options = {"device": False, "abi": "numba", "launch_bounds": job.threads}
+    options = {"device": False, "abi": "numba", "launch_bounds": (job.threads, job.blocks)}
     try:
         ptx, _ = cuda.compile(kernel, signature_of(job), cc=divmod(number, 10), **options)
         (entry,), symbol = _ENTRY.findall(ptx), symbol_of(job, arch)

@@ -38,7 +38,7 @@ __all__ = [
     "symbol_of",
 ]
 
-FORMAT = 6  # part of every symbol: change it with anything here that changes the code of equal sources
+FORMAT = 7  # part of every symbol: change it with anything here that changes the code of equal sources
 
 NAMES: dict[str, Any] = {
     **{name: getattr(functions, name) for name in functions.__all__},
@@ -66,13 +66,15 @@ Parameter = Pointer | Size
 class Job:
     """A kernel to compile: ``def entry(<one parameter for each of `parameters`>)`` in `source`.
 
-    threads: of a block, no more and no fewer.
+    threads: of a block, no more and no fewer. blocks: so many are to fit a multiprocessor, and registers are kept to
+    that.
     """
 
     source: str
     entry: str
     parameters: tuple[Parameter, ...]
     threads: int = 256
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Compiled:
 def symbol_of(job: Job, arch: str) -> str:
     """The name of the kernel's entry: a hash of what its code depends on."""
     elements = [p.element if isinstance(p, Pointer) else "size" for p in job.parameters]
-    of = repr((FORMAT, bare(job.source, job.entry)[0], elements, job.threads, arch))
+    of = repr((FORMAT, bare(job.source, job.entry)[0], elements, job.threads, job.blocks, arch))
     return "kernel_" + hashlib.sha256(of.encode()).hexdigest()[:24]
 
 
@@ -118,7 +120,7 @@ def llvm_of(job: Job, symbol: str) -> str:
         with global_compiler_lock:
             (tree,) = ast.parse(text).body
             assert isinstance(tree, ast.FunctionDef)
-            return module_of(tree, NAMES, tuple(map(_type, job.parameters)), symbol, job.threads)
+            return module_of(tree, NAMES, tuple(map(_type, job.parameters)), symbol, job.threads, job.blocks)
     except (NumbaError, TypeError, ValueError) as error:
         raise CompileError(f"{error}\n{text}\n# written as\n{job.source}") from error
 

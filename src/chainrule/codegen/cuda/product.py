@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sympy as sp
 
+from chainrule.codegen.cuda.device import THREADS
 from chainrule.codegen.cuda.panels import Form, indices, load_panel, sides_of, store_panel
 from chainrule.codegen.cuda.sums import Sums, begin, end, multiply
 from chainrule.codegen.cuda.team import Tiled
@@ -54,6 +55,8 @@ def write_tile(t: Tiled, w: CudaWriter) -> None:
     with indices(t.batch, f"{divide}({rest}, {down})", w):
         sides = sides_of(t, (row_first, column_first), form, w)
         sums = begin(t, sides, form, w)
+        if t.threads == THREADS and form.item == 4 and (form.each == 1 or all(side.row for side in sides)):
+            w.blocks = 2  # 128 registers do: no spill was seen, where as many as it likes are some more
         depth = w.integer(product(r.stop for r in p.inner))
         with w.named("first", "following") as (first, following):
             for side in sides:

@@ -34,7 +34,7 @@ class CudaWriter(Writer):
 
     arrays: the team of each array of scratch. threads: of a block. shared: bytes of shared memory that are taken.
     own: by array of scratch its name, and where its team's part begins. region: bytes of memory for each block, for
-    what shared memory does not hold. held: elements that are in variables.
+    what shared memory does not hold. held: elements that are in variables. blocks: so many are to fit a multiprocessor.
     """
 
     arrays: Mapping[str, Team] = field(default_factory=dict)
@@ -42,6 +42,7 @@ class CudaWriter(Writer):
     shared: int = 0
     own: dict[str, tuple[str, str]] = field(default_factory=dict)
     region: sp.Expr = sp.S.Zero
+    blocks: int = 1
     top: list[str] = field(default_factory=list)
     held: dict[tuple[str, tuple[sp.Expr, ...]], str] = field(default_factory=dict)
 
