@@ -118,6 +118,7 @@ FORM = (
     Case("sorting", f"{FORMS}:ordered"),
     Case("scattering", f"{FORMS}:looked_up", sizes={"batch": 200}),
     Case("updates", f"{ROWS}:descent", {"count": 100_003}, optimizer="adam"),
+    Case("products and what follows", f"{FORMS}:ended", sizes={"batch": 67}),
     Case("convolution", f"{ROWS}:convolution", {"batch": 3, "channels": 5, "side": 9}),
     Case("recurrence", f"{ROWS}:lstm2", {"hidden": 8}),
     Case("attention", f"{ROWS}:attend", {"batch": 1, "heads": 2, "time": 37, "width": 16}),

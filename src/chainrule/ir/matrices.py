@@ -233,10 +233,19 @@ def _with_term(m: Multiplied, term: Matrices, factor: sp.Expr) -> Multiplied | N
     return replace(m, added=term, beta=factor) if m.added is None else None
 
 
-def matrices_of(access: Access, groups: tuple[Group, Group, Group], shape: Sequence[sp.Expr]) -> Matrices | None:
+def matrices_of(access: Access, groups: tuple[Group, Group, Group], shape: tuple[sp.Expr, ...]) -> Matrices | None:
     """What is accessed, as matrices whose index down, index across, and number are these groups of indices."""
+    found = _steps(access.indices, groups, shape)
+    return None if found is None else Matrices(access.tensor, *found)
+
+
+@lru_cache(maxsize=65536)  # equal layers read at equal places
+def _steps(
+    indices: tuple[sp.Expr, ...], groups: tuple[Group, Group, Group], shape: tuple[sp.Expr, ...]
+) -> tuple[sp.Expr, sp.Expr, sp.Expr, sp.Expr] | None:
+    """The first place in memory, and the steps down, across and to the next."""
     flat: sp.Expr = sp.S.Zero
-    for index, extent in zip(access.indices, shape, strict=True):
+    for index, extent in zip(indices, shape, strict=True):
         if any(map(is_slot, index.free_symbols)):
             return None
         flat = flat * extent + index
@@ -246,7 +255,7 @@ def matrices_of(access: Access, groups: tuple[Group, Group, Group], shape: Seque
         return None
     offset = flat.xreplace(dict.fromkeys((r.symbol for group in groups for r in group), sp.S.Zero))
     down, across, apart = (s if s is not None else sp.S.Zero for s in strides)
-    return Matrices(access.tensor, sp.expand(offset), down, across, apart)
+    return sp.expand(offset), down, across, apart
 
 
 def _stride(flat: sp.Expr, group: Group) -> sp.Expr | None:

@@ -7,7 +7,9 @@ import pytest
 from chainrule.codegen.cuda import mapping, product
 from chainrule.codegen.cuda.device import TILES
 from chainrule.codegen.cuda.emit import printed
+from chainrule.codegen.cuda.objects import compile_kernels
 from chainrule.codegen.cuda.team import Tiled
+from chainrule.codegen.cuda.toolkit import figures
 from chainrule.codegen.kernel import Element
 from chainrule.compiler import derive
 from chainrule.ir.graph import Graph
@@ -101,3 +103,13 @@ def test_statements_beside_another_sum_are_noticed(monkeypatch):
     monkeypatch.setattr(product, "_end", lambda t, name, w: end(t, "sum_0_0", w))
     with pytest.raises((AssertionError, PTXError)):
         law(BODIES["residual, mask and scale"], 37)
+
+
+@pytest.mark.parametrize("case", ["bias and relu", "gelu by tanh", "a draw", "two results"])
+def test_what_ends_a_large_tile_stays_in_registers_and_in_float32(case):
+    _, program = program_of(BODIES[case], ("h", "y") if "y =" in BODIES[case] else ("h",), head=FIXED)
+    _, written = printed(program, "float32")
+    (job,) = (s.job for s in written if "left_panel" in s.text)
+    (compiled,) = compile_kernels([job], "sm_90")
+    found = figures(compiled.cubin)
+    assert (found.local, found.doubles) == (0, 0) and found.registers <= 168
