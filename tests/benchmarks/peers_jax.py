@@ -15,7 +15,7 @@ import numpy as np
 
 from tests.benchmarks import networks, ops_jax
 from tests.benchmarks.peers import Calls, Step, calls_of
-from tests.benchmarks.rows import Row, batches_of, params_of
+from tests.benchmarks.rows import DECAY, Row, batches_of, params_of
 
 FUNCTIONS = {
     "exp": jnp.exp,
@@ -37,15 +37,15 @@ def descend(rate: float, state: Any, grads: Any) -> Any:
     return jax.tree.map(lambda p, g: p - rate * g, state, grads)
 
 
-def adam(rate: float, state: Any, grads: Any) -> Any:
-    """One step of Adam, Kingma and Ba 2015."""
+def adam(rate: float, decay: float, state: Any, grads: Any) -> Any:
+    """One step of Adam, Kingma and Ba 2015; with a decay, of AdamW, Loshchilov and Hutter 2019."""
     params, m, v, count = state
     count = count + 1
     m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, grads)
     v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grads)
 
     def moved(p: Any, m: Any, v: Any) -> Any:
-        return p - rate * (m / (1 - 0.9**count)) / (jnp.sqrt(v / (1 - 0.999**count)) + 1e-8)
+        return p * (1 - rate * decay) - rate * (m / (1 - 0.9**count)) / (jnp.sqrt(v / (1 - 0.999**count)) + 1e-8)
 
     return jax.tree.map(moved, params, m, v), m, v, count
 
@@ -59,12 +59,13 @@ def start(row: Row, data: dict[str, Any], threads: int) -> tuple[Step, Calls]:
     loss_of = partial(getattr(networks, row.loss), ops_jax)
     params = {name: jnp.array(value) for name, value in params_of(data).items()}
     zeros = jax.tree.map(jnp.zeros_like, params)
-    state: Any = (params, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros(())) if row.optimizer == "adam" else params
+    sgd, decay = row.optimizer == "sgd", DECAY if row.optimizer == "adamw" else 0.0
+    state: Any = params if sgd else (params, zeros, jax.tree.map(jnp.copy, zeros), jnp.zeros(()))
 
     def update(state: Any, batch: Any) -> Any:
-        params = state[0] if row.optimizer == "adam" else state
+        params = state if sgd else state[0]
         loss, grads = jax.value_and_grad(lambda p: loss_of(p, **batch))(params)
-        return (adam if row.optimizer == "adam" else descend)(row.rate, state, grads), loss
+        return descend(row.rate, state, grads) if sgd else adam(row.rate, decay, state, grads), loss
 
     one = jax.jit(update, donate_argnums=0)
     many = jax.jit(lambda state, batches: jax.lax.scan(update, state, batches), donate_argnums=0)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from tests.benchmarks import networks, ops_torch
 from tests.benchmarks.peers import Calls, Step, calls_of
-from tests.benchmarks.rows import Row, params_of
+from tests.benchmarks.rows import DECAY, Row, params_of
 
 FUNCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "exp": torch.exp,
@@ -52,7 +52,8 @@ def start(
     loss_at, leaves = loss_of(row), list(params.values())
     for leaf in leaves:
         leaf.requires_grad_()
-    adam = torch.optim.Adam(leaves, lr=row.rate, fused=True) if row.optimizer == "adam" else None
+    kinds = {"adam": torch.optim.Adam, "adamw": partial(torch.optim.AdamW, weight_decay=DECAY)}
+    adam = kinds[row.optimizer](leaves, lr=row.rate, fused=True) if row.optimizer in kinds else None
 
     def step(**batch: torch.Tensor) -> float:
         loss = loss_at(params, **batch)

@@ -8,7 +8,7 @@ import torch
 
 from tests.benchmarks.peers import Calls, Step
 from tests.benchmarks.peers_torch import FUNCTIONS, loss_of, tensors
-from tests.benchmarks.rows import Row
+from tests.benchmarks.rows import DECAY, Row
 
 Tensors = dict[str, torch.Tensor]
 
@@ -39,11 +39,13 @@ def start(
             m, v = (moment[name] for moment in moments)
             m.lerp_(grads[name], 0.1)
             v.lerp_(grads[name] * grads[name], 0.001)
+            if row.optimizer == "adamw":
+                param.mul_(1 - row.rate * DECAY)
             param.sub_(row.rate * (m / (1 - 0.9**count)) / (torch.sqrt(v / (1 - 0.999**count)) + 1e-8))
 
     def update(params: Tensors, batch: Tensors) -> torch.Tensor:
         grads, loss = gradient(params, batch)
-        (adam if row.optimizer == "adam" else descend)(params, grads)
+        (descend if row.optimizer == "sgd" else adam)(params, grads)
         return loss
 
     compiled = torch.compile(update, fullgraph=True, mode=mode)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 RATE = 0.01
+DECAY = 0.01
+"""AdamW's, by default."""
 COMPARED = 20
 """So many first steps must have the reference's losses: then the work is the same."""
 
