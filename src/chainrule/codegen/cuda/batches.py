@@ -26,7 +26,7 @@ from chainrule.codegen.layout import blocks
 from chainrule.codegen.objects import ITEM
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.machine import GPU
-from chainrule.ir.program import Kernel, Program
+from chainrule.ir.program import Kernel, Program, Statement, leaves
 
 LITTLE = 1 << 24
 """Bytes that nobody misses, whatever a step keeps without them."""
@@ -140,13 +140,14 @@ class Launches:
 def launches_of(
     program: Program, sources: Sequence[KernelSource], element: Element, sizes: Mapping[sp.Basic, sp.Expr]
 ) -> Launches:
-    """The launches of kernels with these sources. Those that fill the machine gain nothing, but updates, which nothing
-    waits for; those that keep something in memory of their blocks' own cannot share it."""
+    """The launches of kernels with these sources. Those that fill the machine gain nothing, but maps that update
+    parameters, which nothing waits for; those that keep something in memory of their blocks' own cannot share it."""
     touched: list[Touched] = [
         (frozenset(s.buffers[k] for k in s.reads), frozenset(s.buffers[k] for k in s.writes)) for s in sources
     ]
     stores = {b.name for b in program.buffers if b.space in ("param", "state")}
-    updates = frozenset(k for k, (_, writes) in enumerate(touched) if writes & stores)
+    maps = (k for k, kernel in enumerate(program.kernels) if is_map(kernel))
+    updates = frozenset(k for k in maps if touched[k][1] & stores)
     alike: list[object] = []
     for k, (kernel, source) in enumerate(zip(program.kernels, sources, strict=True)):
         gains = k in updates or not fills(kernel, source, sizes)
@@ -159,6 +160,10 @@ def launches_of(
         bytes={b.name: ITEM[element_of(b.dtype, element)] * _value(sp.Mul(*b.shape), sizes) for b in arena},
         outputs=frozenset(buffer for _, buffer in program.outputs),
     )
+
+
+def is_map(kernel: Kernel) -> bool:
+    return all(isinstance(leaf, Statement) and leaf.reduce is None for leaf in leaves(kernel.body))
 
 
 def fills(kernel: Kernel, source: KernelSource, sizes: Mapping[sp.Basic, sp.Expr]) -> bool:
