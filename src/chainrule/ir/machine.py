@@ -33,7 +33,8 @@ class Machine:
     block, in vectors, and a product shares a kernel with others, whose blocks its tiles want long; else threads share
     a block, and a product is a kernel of its own, whose tiles divide rows and columns. sums_apart: partial results
     are so many that blocks of a kernel of their own add them. typical: the size that an unbound dim is scheduled for,
-    unless the call says one. rates: of a machine whose products are kernels of their own.
+    unless the call says one. rates: of a machine whose products are kernels of their own. shared_bytes: what the
+    threads of a block share; 0: nothing but memory.
     """
 
     tiny_ns: float
@@ -45,6 +46,7 @@ class Machine:
     sums_apart: bool
     typical: int
     rates: Rates | None = None
+    shared_bytes: int = 0
 
 
 CPU = Machine(
@@ -70,5 +72,6 @@ GPU = Machine(
     # an H200's, not measured yet: of its 67 TFLOP/s a library reaches three quarters, a tile half as much; in a lower
     # precision both gain
     rates=Rates(launch_ns=1_300.0, bytes=4_000.0, flops=25_000.0, library_flops=50_000.0, sector=32),
+    shared_bytes=48 << 10,  # that need no asking for more
 )
 """A block is one of a grid (a CTA), whose threads share its loops."""

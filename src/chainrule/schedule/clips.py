@@ -30,7 +30,7 @@ class Clip:
 
 def clips_of(paths: Mapping[int, tuple[Branch, ...]], ground: Ground) -> frozenset[Clip]:
     """What may be left out, all at once; `paths`: the loops around each task."""
-    strips = {t: strip for t, path in paths.items() for strip in path if strip.strip}
+    strips = {t: strip for t, path in paths.items() for strip in path if strip.strip} | bands_of(paths, ground)
     found = {clip for t, strip in strips.items() for clip in _possible(t, strip, ground)}
     loops: dict[tuple[int, sp.Symbol], Branch] = {
         (t, branch.opened[t]): branch for t in strips for branch in paths[t] if not branch.strip
@@ -46,6 +46,13 @@ def clips_of(paths: Mapping[int, tuple[Branch, ...]], ground: Ground) -> frozens
     while failing := {clip for clip in found if fails(clip)}:
         found -= failing
     return frozenset(found)
+
+
+def bands_of(paths: Mapping[int, tuple[Branch, ...]], ground: Ground) -> dict[int, Branch]:
+    """The band that each task of a matrix is in, as a strip around everything: the kernel's block."""
+    bands = {t: band for t in paths if (band := ground.links.tasks[t].band) is not None}
+    opened = {t: band.index.symbol for t, band in bands.items()}
+    return {t: Branch(-1, band.index.extent, True, "", opened, (), strip=band.size) for t, band in bands.items()}
 
 
 def _possible(t: int, strip: Branch, ground: Ground) -> set[Clip]:

@@ -38,6 +38,7 @@ class Sizes:
     def __init__(self, graph: Graph, given: Mapping[str, int] | None = None, machine: Machine = CPU) -> None:
         self.typical = machine.typical
         self.known: dict[sp.Basic, int] = {}
+        self.bounds = {_dim(d.name): sp.Integer(d.maximum) for d in graph.dims if d.maximum is not None}
         indices = [t for t in graph.inputs if t.bound is not None and not t.bound.is_Integer]
         self.many = {s.name for t in indices for e in (t.bound, *t.shape) if e is not None for s in e.free_symbols}
         for dim in graph.dims:
@@ -62,6 +63,10 @@ class Sizes:
         if e.is_Symbol:
             return self.known[e]
         return -int(-value(e, self.known) // 1)
+
+    def most(self, e: Extent) -> Extent:
+        """The greatest size that an extent may have; itself, where there is none."""
+        return self.bounds.get(e, e)
 
     def points(self, extents: Iterable[Extent]) -> int:
         total = 1

@@ -29,6 +29,7 @@ class Draft:
     opened: dict[int, sp.Symbol] = field(default_factory=dict)
     tasks: list[int] = field(default_factory=list)
     blocks: sp.Symbol | None = None  # how many there are, once a partial result needs to know
+    rows: int = 0  # of each block, where these are rows of a matrix; 0: what the work says
     closed: bool = False  # it takes no more: what would still fit makes equal stretches of a network unequal
     product: int | None = None
 

@@ -114,9 +114,12 @@ def _range(branch: Branch, work: Kernelwork) -> Range:
 
 
 def _clipped(t: int, symbol: sp.Symbol, r: Range, steps: Sequence[Step], work: Kernelwork) -> Range:
-    for first, size in _firsts(steps).values():
+    parts = [(first, first + size) for first, size in _firsts(steps).values()]
+    if work.block is not None and work.ground.links.tasks[t].band is not None:
+        parts.append((work.block.first, work.block.last))
+    for first, last in parts:
         if Clip(t, symbol, False) in work.clips:
-            r = replace(r, stop=first + size)
+            r = replace(r, stop=last)
         if Clip(t, symbol, True) in work.clips:
             r = replace(r, start=first)
     return r

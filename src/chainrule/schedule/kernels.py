@@ -20,12 +20,12 @@ from chainrule.ir.graph import Tensor
 from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
-from chainrule.schedule.drafts import Draft, Plan, even
+from chainrule.schedule.drafts import Draft, even
 from chainrule.schedule.epilogue import ProductKernel, ends
-from chainrule.schedule.links import Links, links_of, reordered
+from chainrule.schedule.links import Links, links_of
 from chainrule.schedule.product import Contraction, contraction_of, far_operand, is_far, is_worth_a_tile
 from chainrule.schedule.stretches import LAYER, starts_of
-from chainrule.schedule.task import PART, Task, fresh, is_in_loop, is_like, partial_of, task_of
+from chainrule.schedule.task import PART, Band, Task, fresh, is_in_loop, is_like, partial_of, task_of
 from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
 from chainrule.schedule.updates import beside, share, updates_of
 
@@ -98,7 +98,8 @@ class Planner:
 
     def put_all(self) -> None:
         for t in range(len(self.links.tasks)):
-            self.put(t)
+            if t not in self.place:  # with others that it cannot be without
+                self.put(t)
 
     def result_bytes(self, task: Task) -> int:
         return bytes_of(task.formula.dtype) * self.sizes.points(task.formula.shape)
@@ -111,10 +112,12 @@ class Planner:
 
     def put(self, t: int) -> None:
         """Task `t` into the latest draft that it may join, else into a new one."""
-        circles = self.links.tasks[t].circles
+        circles, band = self.links.tasks[t].circles, self.links.tasks[t].band
         if circles:
-            if t not in self.place:
-                self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
+            self.put_circle([k for k, task in enumerate(self.links.tasks) if is_in_loop(task, circles[0].number)])
+            return
+        if band is not None and not self.serial:
+            self.put_band(band)
             return
         earliest = max(max((self.done(p, t) for p in self.links.before[t]), default=0), self.awaited(t))
         if self.end(t, earliest):
@@ -128,19 +131,15 @@ class Planner:
             return
         tiny = self.serial or (self.costs[t] < self.machine.tiny_ns and t not in self.updates)
         options = [] if tiny else list(self.options(t))
-        if not options and tiny:
-            self.put_serial(t, earliest)
-            return
-        shared = self.shared(t)
+        shared = None if tiny else self.shared(t)
         if shared is not None:
             self.drafts.append(Draft(shared))
             self.add_partial(t, len(self.drafts) - 1, shared)
-            return
-        if not options:
+        elif options:
+            index = max(options, key=lambda i: (self.gain(t, i), -options.index(i)))
+            self.add(t, len(self.drafts), index.symbol, Draft(index))
+        else:
             self.put_serial(t, earliest)
-            return
-        index = max(options, key=lambda i: (self.gain(t, i), -options.index(i)))
-        self.add(t, len(self.drafts), index.symbol, Draft(index))
 
     def is_alone(self, t: int) -> bool:
         """Whether `t` shares no kernel: a product whose own tiles divide the machine, or a sum into computed places,
@@ -205,6 +204,13 @@ class Planner:
                 self.add_partial(t, at, common[0][t])
             else:
                 self.add(t, at, common[0][t].symbol)
+
+    def put_band(self, band: Band) -> None:
+        """All tasks of a band into one draft, whose blocks have so many rows each."""
+        self.drafts.append(Draft(band.index, rows=band.size, closed=True))
+        for k, task in enumerate(self.links.tasks):
+            if task.band is not None and task.band.number == band.number:
+                self.add(k, len(self.drafts) - 1, task.band.index.symbol)
 
     def common(self, members: Sequence[int]) -> list[dict[int, Index]]:
         """Which index of each task of a recurrence may be one and the same: all reads among them are at its place, and
@@ -416,6 +422,8 @@ class Planner:
     def block_size(self, draft: Draft) -> int:
         """Rows of a block: enough work to be worth one, few enough that its temporaries stay in the cache."""
         assert draft.index is not None
+        if draft.rows:
+            return draft.rows
         extent = max(1, self.sizes.of(draft.index.extent))
         cost = sum(self.costs[t] for t in draft.tasks) + sum(
             self.sizes.points(i.extent for i in self.parts[t][1].indices)
@@ -476,33 +484,3 @@ class Planner:
             points = self.sizes.points(a.extent for a in task.axes if a.symbol != symbol)
             self.bytes[t, symbol] = bytes_of(task.formula.dtype) * points
         return self.bytes[t, symbol]
-
-    def finished(self) -> Plan:
-        """The drafts over the final list of tasks, in which a partial result and its sum stand for their task."""
-        tasks: list[Task] = []
-        drafts = [Draft(draft.index, blocks=draft.blocks) for draft in self.drafts]
-        summed: dict[int, list[int]] = {}
-        for t, at in self.sums.items():
-            summed.setdefault(at, []).append(t)
-        contractions: dict[int, Contraction] = {}
-        for at, (old, new) in enumerate(zip(self.drafts, drafts, strict=True)):
-            for t in sorted((*old.tasks, *summed.get(at, ()))):
-                k = len(tasks)
-                new.tasks.append(k)
-                if t in self.parts and at == self.sums[t]:
-                    tasks.append(self.parts[t][1])
-                    if new.index is not None:
-                        new.opened[k] = new.index.symbol
-                    continue
-                tasks.append(self.parts[t][0] if t in self.parts else self.links.tasks[t])
-                if t in self.contractions:
-                    contractions[k] = self.contractions[t]
-                    new.product = k if t == old.product else new.product
-                if t in old.opened:
-                    new.opened[k] = old.opened[t]
-        links = (
-            links_of(tasks)
-            if self.parts
-            else reordered(self.links, [t for draft in self.drafts for t in sorted(draft.tasks)])
-        )
-        return Plan(links, contractions, drafts, self.tensors)

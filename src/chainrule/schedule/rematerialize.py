@@ -19,11 +19,11 @@ from functools import cached_property
 
 import networkx as nx
 
-from chainrule.ir.formula import Access, Formula
+from chainrule.ir.formula import Access
 from chainrule.schedule.kernels import Planner
 from chainrule.schedule.links import Pair
 from chainrule.schedule.liveness import Liveness
-from chainrule.schedule.task import Task, fresh
+from chainrule.schedule.task import Task, fresh, reading
 from chainrule.schedule.work import Work, outputs_of
 
 PRICE = 0.4
@@ -96,7 +96,7 @@ class Kept:
             writer is None or (self.is_late(writer) and not self.live.readers(writer))
             for writer in (self.overwritten.get(read.tensor) for read in task.reads)
         )
-        alone = task.store is None and not task.circles and not task.scattered and task.after is None
+        alone = task.store is None and not (task.circles or task.scattered) and task.after is None and task.band is None
         return stays and alone and self.live.bytes[t] >= SMALL
 
 
@@ -236,26 +236,14 @@ def with_copies(kept: Kept, again: Sequence[int], waits: Waits) -> Work:
     tasks: list[Task] = []
     for t, task in enumerate(kept.tasks):
         tasks += standing.get(t, ())
-        tasks.append(_renamed(task, names) if kept.is_late(t) else task)
+        tasks.append(reading(task, names) if kept.is_late(t) else task)
     return replace(kept.work, tasks=tuple(tasks), tensors=tensors)
 
 
 def _copy(kept: Kept, t: int, names: Mapping[str, str], waits: Waits) -> Task:
-    task, wait = _renamed(kept.tasks[t], names), waits.of(t)
+    task, wait = reading(kept.tasks[t], names), waits.of(t)
     assert wait is not None
     origin = task.formula.origin
     origin = replace(origin, rule="recompute", formula=origin.formula or task.out)
     formula = replace(task.formula, out=names[task.out], origin=origin)
     return replace(task, formula=formula, after=(kept.tasks[wait.task].out, wait.pairs))
-
-
-def _renamed(task: Task, names: Mapping[str, str]) -> Task:
-    """`task`, reading other tensors."""
-    if names.keys().isdisjoint(read.tensor for read in task.reads):
-        return task
-
-    def renamed(reads: Sequence[Access]) -> tuple[Access, ...]:
-        return tuple(replace(read, tensor=names.get(read.tensor, read.tensor)) for read in reads)
-
-    formula: Formula = replace(task.formula, reads=renamed(task.formula.reads))
-    return replace(task, formula=formula, reads=renamed(task.reads))

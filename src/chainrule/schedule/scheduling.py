@@ -15,16 +15,19 @@ from chainrule.ir.graph import Dim, Graph
 from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
+from chainrule.schedule.bands import banded
 from chainrule.schedule.cost import Sizes, bytes_of, cost_of, flops_of
 from chainrule.schedule.drafts import Draft, Plan
 from chainrule.schedule.emit import body_of
 from chainrule.schedule.ending import end_early
 from chainrule.schedule.equal import Form, form_of, kernel_name, renamed
+from chainrule.schedule.finished import finished
 from chainrule.schedule.in_place import in_place
 from chainrule.schedule.kernels import Planner, planner_of
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.liveness import Liveness, lean
 from chainrule.schedule.masks import masked
+from chainrule.schedule.overlay import overlaid
 from chainrule.schedule.rematerialize import PRICE, rematerialize
 from chainrule.schedule.tree import Ground, Item, build
 from chainrule.schedule.work import Work, in_order, outputs_of, work_of
@@ -68,9 +71,9 @@ def schedule(
     typical = Sizes(graph, sizes, machine)
     plain = accurate or not machine.tiles  # Winograd's transforms are for register tiles
     graph, chosen = lay_out(graph, typical, accurate=plain, item=item, choices=choices)
-    work = work_of(graph, typical)
+    work = banded(work_of(graph, typical), typical, machine, item)
     work, planner = planned(work, typical, memory, item, machine)
-    plan = planner.finished()
+    plan = finished(planner)
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
     kernels, counts = kernels_of(planner, plan, work, typical, stored)
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
@@ -223,6 +226,8 @@ def kernel_of(
             draft.index.extent, size, draft.index.name,
         )  # fmt: skip
     body, local = body_of(tree, needed, stored, taken, ground, block)
+    if draft.rows:
+        body, local = overlaid(body, local)
     cost = sp.Add(*(cost_of(links.tasks[t], product=t in contractions) for t in draft.tasks))
     work = sp.expand(sp.Add(*map(flops_of, tasks)))
     names = tuple(task.out for task in tasks)

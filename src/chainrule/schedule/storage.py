@@ -112,7 +112,8 @@ def local_places(
             parts[ground.block[t]] = block.first, block.size
         found = {k: parts[task.target[k]] for k in keep if task.target[k] in parts}
         places[task.out] = Place(task.out, keep, {k: first for k, (first, _) in found.items()})
-        shape = tuple(sp.Integer(found[k][1]) if k in found else task.formula.shape[k] for k in keep)
+        full = [task.formula.shape[k] if task.band is None else ground.sizes.most(task.formula.shape[k]) for k in keep]
+        shape = tuple(sp.Integer(found[k][1]) if k in found else n for k, n in zip(keep, full, strict=True))
         buffers.append(Buffer(task.out, shape, task.formula.dtype, "scratch", stands_for=task.out))
     return places, buffers
 

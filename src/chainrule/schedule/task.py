@@ -6,7 +6,7 @@ last reader of the old value; a scatter stores at a computed place and has no lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -37,6 +37,25 @@ class Circle:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A kernel that computes rows of a matrix which nobody keeps: the tasks of one number are its own.
+
+    at: for each of the matrix's axes the task's index along it; None: it is summed up. index: the one of them that the
+    kernel's blocks divide, `size` places each.
+    """
+
+    number: int
+    at: tuple[sp.Symbol | None, ...]
+    index: Index
+    size: int
+
+    def alike(self, other: Band) -> frozenset[tuple[sp.Symbol, sp.Symbol]]:
+        """Which index of a task, and which of another of the same band, run along the same axis."""
+        both = zip(self.at, other.at, strict=True)
+        return frozenset((a, b) for a, b in both if a is not None and b is not None)
+
+
+@dataclass(frozen=True)
 class Task:
     """``out[target] = reduce[over where ...] body`` for every value of `axes`.
 
@@ -44,7 +63,8 @@ class Task:
     store: the state or parameter that it overwrites in place. partial: it reduces the block's part of an index, and
     its first target index is the block's number. circles: the loops of recurrences around it, the outermost first;
     their steps are no axes of the task. after: a tensor that must be there first, though it is not read, and which of
-    its task's indices and of this one's are at the same place, so that they may share a loop.
+    its task's indices and of this one's are at the same place, so that they may share a loop. band: the kernel whose
+    blocks have rows of a matrix that it belongs to.
     """
 
     formula: Formula
@@ -58,6 +78,7 @@ class Task:
     partial: bool = False
     circles: tuple[Circle, ...] = ()
     after: tuple[str, frozenset[tuple[sp.Symbol, sp.Symbol]]] | None = None
+    band: Band | None = None
 
     @cached_property
     def out(self) -> str:
@@ -228,6 +249,18 @@ def partial_of(task: Task, blocks: sp.Symbol, out: str) -> tuple[Task, Formula]:
         reduce=f.reduce, dtype=f.dtype, bound=f.bound, origin=f.origin,
     )  # fmt: skip
     return part, total
+
+
+def reading(task: Task, names: Mapping[str, str]) -> Task:
+    """`task`, reading other tensors."""
+    if names.keys().isdisjoint(read.tensor for read in task.reads):
+        return task
+
+    def renamed(reads: Sequence[Access]) -> tuple[Access, ...]:
+        return tuple(replace(read, tensor=names.get(read.tensor, read.tensor)) for read in reads)
+
+    formula: Formula = replace(task.formula, reads=renamed(task.formula.reads))
+    return replace(task, formula=formula, reads=renamed(task.reads))
 
 
 def fresh(name: str, taken: Iterable[str]) -> str:

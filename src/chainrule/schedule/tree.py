@@ -291,6 +291,9 @@ def joining(task: int, options: Sequence[Index], group: Group, ground: Ground) -
             fitting.append(index)
     if linked or not fitting:
         return fitting[0] if fitting else None
+    first, band = next(iter(group.opened.items())), ground.links.tasks[task].band
+    if band is not None and (other := ground.links.tasks[first[0]].band) is not None:  # all of a band is one nest
+        return next((i for i in fitting if (first[1], i.symbol) in other.alike(band)), None)
     for index in fitting:
         pairs = ((p, (a, index.symbol)) for p, a in group.opened.items())
         if any(ground.shares_a_read(p, task, pair) for p, pair in pairs):

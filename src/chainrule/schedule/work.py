@@ -213,13 +213,16 @@ def _readers(tasks: Sequence[Task]) -> dict[str, list[int]]:
 def predecessors(tasks: Sequence[Task]) -> list[set[int]]:
     """For each task the ones that must come before: who computes what it reads, who reads what it overwrites.
 
-    A recurrence begins when all is there that any of its tasks reads; among them, order is that of one step.
+    A recurrence, or a kernel over bands, begins when all is there that any of its tasks reads; among them, order is
+    that of one step.
     """
     producers = {task.out: k for k, task in enumerate(tasks)}
-    circles: dict[int, list[int]] = {}
+    together: dict[object, list[int]] = {}
     for k, task in enumerate(tasks):
         if task.circles:
-            circles.setdefault(task.circles[0].number, []).append(k)
+            together.setdefault(task.circles[0].number, []).append(k)
+        elif task.band is not None:
+            together.setdefault(("band", task.band.number), []).append(k)
     readers = _readers(tasks)
     before: list[set[int]] = []
     for k, task in enumerate(tasks):
@@ -229,7 +232,7 @@ def predecessors(tasks: Sequence[Task]) -> list[set[int]]:
         if task.after is not None:
             needed.add(producers[task.after[0]])
         before.append(needed - {k})
-    for members in circles.values():
+    for members in together.values():
         outside = set().union(*(before[k] for k in members)) - set(members)
         for j, k in enumerate(members):
             before[k] = outside | set(members[:j])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chainrule.codegen.cuda import mapping, product
+from chainrule.codegen.cuda import mapping, product, tiles
 from chainrule.codegen.cuda.device import TILES
 from chainrule.codegen.cuda.emit import printed
 from chainrule.codegen.cuda.objects import compile_kernels
@@ -73,7 +73,7 @@ def test_sums_in_tiles_in_threads_and_in_warps_are_covered():
 
 @pytest.mark.parametrize("size", TILES)
 def test_every_tile_ends_alike(size, monkeypatch):
-    monkeypatch.setattr(mapping, "TILES", (size,))
+    monkeypatch.setattr(tiles, "TILES", (size,))
     law(BODIES["residual, mask and scale"], 2 * size[0] + 3)
 
 
@@ -97,7 +97,7 @@ def test_sums_that_nothing_is_made_of_are_noticed(monkeypatch):
 
 def test_statements_beside_another_sum_are_noticed(monkeypatch):
     """A register that holds the sum of the first place for all of them."""
-    monkeypatch.setattr(mapping, "TILES", ((32, 32),))
+    monkeypatch.setattr(tiles, "TILES", ((32, 32),))
     law(BODIES["residual, mask and scale"], 37)
     end = product._end
     monkeypatch.setattr(product, "_end", lambda t, name, w: end(t, "sum_0_0", w))

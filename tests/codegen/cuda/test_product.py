@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("cuda.bindings", reason="needs chainrule[cuda]")
 
-from chainrule.codegen.cuda import mapping, panels, product, sums
+from chainrule.codegen.cuda import panels, product, sums, tiles
 from chainrule.codegen.cuda.device import TILES
 from chainrule.codegen.cuda.emit import printed
 from chainrule.codegen.cuda.objects import compile_kernel
@@ -72,7 +72,7 @@ def assert_multiplies(
 def test_every_tile_multiplies_in_every_precision(
     tile: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapping, "TILES", (tile,))
+    monkeypatch.setattr(tiles, "TILES", (tile,))
     down, across = tile
     for left, right, extents in (
         ("in", "ij", {"n": down + 4, "i": 36, "j": across + 12}),
@@ -160,7 +160,7 @@ CEILINGS = {
 @pytest.mark.parametrize("tile", CEILINGS)
 def test_a_tile_s_machine_code(tile: tuple[int, int], precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays in registers, its accesses are wide, one barrier is met a panel, and known extents unroll nothing."""
-    monkeypatch.setattr(mapping, "TILES", (tile,))
+    monkeypatch.setattr(tiles, "TILES", (tile,))
     (source,) = sources_of({"n": 1024, "i": 256, "j": 1024}, precision)
     cubin = compile_kernel(source.job, "sm_90").cubin
     found, code = figures(cubin), disassembly(cubin)

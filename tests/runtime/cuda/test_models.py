@@ -11,7 +11,7 @@ from chainrule.api.model import Model
 from chainrule.errors import ChainruleError
 from chainrule.runtime.cuda import present
 from chainrule.runtime.cuda.arrays import DeviceArray
-from chainrule.source import Source
+from chainrule.source import Source, read_source
 from chainrule.train.checkpoint import Record, load, save
 from chainrule.train.loop import checkpoint_of, restore
 from chainrule.train.recipe import Recipe
@@ -123,3 +123,21 @@ def test_tables_of_arguments_are_written_when_a_step_is_bound_and_never_again(de
     monkeypatch.setattr(device, "write", None)
     gpu(x=X[1], label=LABEL[1])
     assert [pair for pair in recording.tables.places(0) if pair] == places
+
+
+@pytest.mark.parametrize("name", ["gpt", "vit"])
+def test_steps_of_a_transformer_are_the_cpu_s(name):
+    """The scores of both are in bands."""
+    rng = np.random.default_rng(1)
+    small = {"width": 16, "depth": 1, "heads": 2}
+    if name == "gpt":
+        source = read_source("graphs/gpt.graph", small)
+        batches = [{"token": t, "next": t[:, ::-1]} for t in rng.integers(0, 63, (2, 2, 20))]
+    else:
+        source = read_source("graphs/vit.graph", {**small, "patch": 1})
+        batches = [{"x": x, "label": np.arange(2)} for x in rng.normal(size=(2, 2, 64)).astype(np.float32)]
+    with present.use(Interpreter(1 << 26)):
+        here, there = (Model(source).compile("adam", rate=0.01, seed=0, target=t) for t in ("cpu", "cuda"))
+        for given in batches:
+            np.testing.assert_allclose(there(**given), here(**given), rtol=2e-5)
+        agree({n: there.params[n] for n in here.params}, dict(here.params), 2e-4)

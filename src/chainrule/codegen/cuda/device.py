@@ -5,6 +5,8 @@ All that the mapping knows of a GPU stands here. Figures are those of every devi
 
 from __future__ import annotations
 
+from chainrule.ir.machine import GPU
+
 WARP = 32
 """Threads that run together, and pass registers to each other."""
 
@@ -20,7 +22,7 @@ WIDEST = 8
 ACCESS = 16
 """Bytes of the widest load or store of a thread."""
 
-SHARED_BYTES = 48 << 10
+SHARED_BYTES = GPU.shared_bytes
 """Shared memory of a block that needs no asking for more."""
 
 PRIVATE = 32
@@ -52,6 +54,9 @@ ENDING = 2048
 
 DRAW = 100
 """Operations of a random number."""
+
+BLOCK_SIDE = 64
+"""Rows and columns at most of a tile whose block has other arrays in shared memory than its panels."""
 
 FILLED = 132
 """Multiprocessors of an H200: fewer tiles leave some idle."""

@@ -8,10 +8,11 @@ import sympy as sp
 
 from chainrule.codegen.cuda.fragments import LEAST
 from chainrule.codegen.cuda.groups import group_of, is_exact, turns_of
+from chainrule.codegen.cuda.indices import indices, places
 from chainrule.codegen.cuda.mapping import mapped
 from chainrule.codegen.cuda.objects import NAMES, Job, Pointer, Size
-from chainrule.codegen.cuda.product import tiles_of, write_tile
-from chainrule.codegen.cuda.team import Plan, Spread, Team, Tiled
+from chainrule.codegen.cuda.product import panel_bytes, tiles_of, write_tile
+from chainrule.codegen.cuda.team import Plan, Spread, Team, Tiled, tiles_in
 from chainrule.codegen.cuda.teams import Since, write_nodes
 from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.kernel import Element, KernelSource, docstring, parameters_of
@@ -42,9 +43,13 @@ def kernel_source(
     names = Names({"scratch", "kernel", *NAMES})
     names.fresh(entry)
     w = CudaWriter(kernel, buffers, dims, element, names, stores=stores, arrays=plan.arrays, threads=plan.threads)
+    w.shared = panel_bytes(tiles_in(plan.body), element)
+    w.bounds = {dim_symbol(dim.name): dim.maximum for dim in program.dims if dim.maximum is not None}
     _write(kernel, plan, w)
     if plan.whole is not None:
         grid = grid_of(plan, w)
+    elif plan.around:
+        grid *= w.over_dims(places(plan.around))
     declared = w.declarations()
     given, _, called, arrays = parameters_of(w)
     pointers: list[Pointer | Size] = [Pointer(array.element) for array in arrays if isinstance(array, Array)]
@@ -91,8 +96,13 @@ def _write(kernel: Kernel, plan: Plan, w: CudaWriter) -> None:
     block = kernel.block
     if block is not None:
         number, lines = w.open_block(block, "block_number")
-        for line in (f"{number} = {w.call('block')}()", *lines):
+        count = w.size(blocks(kernel)) if plan.around else ""
+        here = f"{w.call('modulo')}({w.call('block')}(), {count})" if count else f"{w.call('block')}()"
+        for line in (f"{number} = {here}", *lines):
             w.line(line)
+        with indices(plan.around, f"{w.call('divide')}({w.call('block')}(), {count})" if count else "", w):
+            write_nodes(plan.body, Team.BLOCK, w, Since(Team.BLOCK))
+        return
     team = Team.BLOCK if plan.whole is None else Team.GRID
     if plan.whole is not None and isinstance(plan.body[0], Tiled):
         write_tile(plan.body[0], w)

@@ -21,18 +21,12 @@ from dataclasses import replace
 import sympy as sp
 
 from chainrule.codegen.cuda.device import (
-    DRAW,
-    ENDING,
-    FILLED,
-    FRAGMENT,
     KEPT,
     MOST_THREADS,
     PRIVATE,
     SHARED_BYTES,
     THREAD_ROW,
     THREADS,
-    TILE_DEPTH,
-    TILES,
     WARP,
     WARP_ROW,
     WIDEST,
@@ -40,10 +34,10 @@ from chainrule.codegen.cuda.device import (
 from chainrule.codegen.cuda.fresh import stored_once
 from chainrule.codegen.cuda.scatter import by_owners
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Plan, Spread, Team, Tiled, Turns
+from chainrule.codegen.cuda.tiles import tile, tile_in_block
 from chainrule.codegen.cuda.turns import Tree, carried_by, count, places_of, retargeted
 from chainrule.codegen.kernel import nest_of
 from chainrule.executable import Precision
-from chainrule.ir.cost import operations
 from chainrule.ir.expression import is_slot, slot
 from chainrule.ir.formula import Access, DType, Reduce, identity_of
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, gathered, leaves
@@ -54,20 +48,38 @@ def mapped(kernel: Kernel, buffers: Mapping[str, Buffer], factors: Precision = "
 
     factors: what a tile rounds those of its product to.
     """
-    tree = Tree(kernel, buffers)
+    tree = Tree(kernel, buffers, factors)
     whole = None if kernel.block is None else unblocked(kernel)
     if whole is not None:
-        tree = Tree(whole, buffers)
-        found = (len(whole.body) > 1 and by_owners(whole, tree)) or as_one(whole, tree, factors)
+        tree = Tree(whole, buffers, factors)
+        found = (len(whole.body) > 1 and by_owners(whole, tree)) or as_one(whole, tree)
         if found is not None:
             threads = found.threads if isinstance(found, Tiled) else THREADS
             return Plan((found,), whole, threads, arrays_of((found,), tree), tuple(tree.added))
-        tree = Tree(kernel, buffers)
-    body = stored_once(map_body(kernel.body, Team.BLOCK, tree), tree)
+        tree = Tree(kernel, buffers, factors)
+    around, inside = turns_around(kernel, tree)
+    body = stored_once(map_body(inside, Team.BLOCK, tree), tree)
     widest = max((width(m, tree) for m in body), default=1)
     most = THREADS if kernel.block is not None else MOST_THREADS
     threads = min(most, max(WARP, 1 << max(widest - 1, 0).bit_length()))
-    return Plan(body, None, threads, arrays_of(body, tree), tuple(tree.added))
+    return Plan(body, None, threads, arrays_of(body, tree), tuple(tree.added), around)
+
+
+def turns_around(kernel: Kernel, tree: Tree) -> tuple[tuple[Range, ...], tuple[Leaf, ...]]:
+    """The loops around all of a kernel with products whose turns do not depend on each other, nor on the block: each
+    block of the grid has one turn of them, for products fill it. And what is inside."""
+    block, around, body = kernel.block, list[Range](), kernel.body
+    if block is None or not any(isinstance(leaf, Product) for leaf in leaves(body)):
+        return (), body
+    moving = {block.first, block.last}
+    while len(body) == 1 and isinstance(loop := body[0], Loop):
+        r = loop.range
+        if (r.start.free_symbols | r.stop.free_symbols) & moving or carried_by(loop, tree) != ():
+            break
+        around.append(r)
+        moving.add(r.symbol)
+        body = loop.body
+    return tuple(around), body
 
 
 def unblocked(kernel: Kernel) -> Kernel | None:
@@ -114,11 +126,11 @@ def free_symbols(leaf: Statement | Product) -> set[sp.Basic]:
     return found.union(leaf.scale.free_symbols)
 
 
-def as_one(kernel: Kernel, tree: Tree, factors: Precision) -> Spread | Tiled | None:
+def as_one(kernel: Kernel, tree: Tree) -> Spread | Tiled | None:
     """All of a kernel as one nest over the grid; None where that cannot be: blocks do not wait for each other."""
     found: list[Mapped] = []
     for node in kernel.body:
-        spread = spread_over_grid(node, tree, factors)
+        spread = spread_over_grid(node, tree)
         if spread is None:
             return None
         found.append(spread)
@@ -127,11 +139,10 @@ def as_one(kernel: Kernel, tree: Tree, factors: Precision) -> Spread | Tiled | N
     return one if isinstance(one, Spread | Tiled) else None
 
 
-def spread_over_grid(node: Leaf, tree: Tree, factors: Precision = "float32") -> Spread | Tiled | None:
+def spread_over_grid(node: Leaf, tree: Tree) -> Spread | Tiled | None:
     """The loops of a kernel that is one nest, over all threads of the grid; None where that cannot be."""
     if isinstance(node, Product):
-        found = tile(node, node.batch, (), tree, factors)
-        return found or product_nest(node, node.batch, (), Team.GRID, tree)
+        return tile(node, node.batch, (), tree) or product_nest(node, node.batch, (), Team.GRID, tree)
     if isinstance(node, Statement) or node.until is not None:
         return None
     nest = nest_of(node)
@@ -148,8 +159,7 @@ def spread_over_grid(node: Leaf, tree: Tree, factors: Precision = "float32") -> 
     ended = ended_product(body)
     if ended is not None:
         p, batch = gathered(ended[0], tuple(loop.range for loop in rows))
-        found = tile(p, batch, ended[1], tree, factors)
-        return found or product_nest(p, batch, ended[1], Team.GRID, tree)
+        return tile(p, batch, ended[1], tree) or product_nest(p, batch, ended[1], Team.GRID, tree)
     members = members_for(body, tree, Team.GRID)
     return Spread(tuple(loop.range for loop in rows), Team.GRID, members, map_body(body, members, tree))
 
@@ -170,7 +180,8 @@ def map_node(node: Leaf, team: Team, tree: Tree) -> Iterator[Mapped]:
         case Statement():
             yield node
         case Product():
-            yield product_nest(node, node.batch, (), team, tree)
+            found = tile_in_block(node, tree) if team is Team.BLOCK else None
+            yield found or product_nest(node, node.batch, (), team, tree)
         case Loop():
             yield map_loop(node, team, tree)
 
@@ -271,8 +282,10 @@ def work(node: Leaf, tree: Tree) -> int:
 def width(node: Mapped, tree: Tree) -> int:
     """How many threads a mapped node of a block can use."""
     match node:
-        case Statement() | Tiled():
+        case Statement():
             return 1
+        case Tiled():
+            return node.threads
         case Turns():
             return max((width(child, tree) for child in node.body), default=1)
         case Spread():
@@ -348,38 +361,6 @@ def places(
     return Spread(free, team, members, (*begun, shares, *stored))
 
 
-def tile(
-    p: Product, batch: tuple[Range, ...], then: tuple[Statement, ...], tree: Tree, factors: Precision = "float32"
-) -> Tiled | None:
-    """The largest tile of which there are enough, and after which not too much is left to do; None for products that
-    are smaller than the smallest. then: what the sums become."""
-    rows, columns, inner, times = (tree.points(group) for group in (p.rows, p.columns, p.inner, batch))
-    plain = all(r.start == 0 for r in (*p.rows, *p.columns, *p.inner, *batch))
-    if not plain or inner < TILE_DEPTH:
-        return None
-    each = sum(steps(s, tree) for s in then)
-    short = [(m, n) for m, n in TILES if m * n // threads_for(m * n, factors) * each <= ENDING] or TILES[-1:]
-    fitting = [(down, across) for down, across in short if 2 * rows > down and 2 * columns > across]
-    filling = [(m, n) for m, n in fitting if -(-rows // m) * -(-columns // n) * times >= FILLED]
-    chosen = filling or fitting[-1:]
-    if not chosen:
-        return None
-    down, across = chosen[0]
-    return Tiled(p, batch, down, across, threads_for(down * across, factors), factors, then)
-
-
-def threads_for(places: int, factors: Precision) -> int:
-    """Of a tile. On tensor cores a warp has 32 by 64 places of the largest, and at least one fragment's."""
-    fragments = places // FRAGMENT**2
-    return THREADS if factors == "float32" else WARP * max(fragments // 8, min(fragments, 4))
-
-
-def steps(s: Statement, tree: Tree) -> int:
-    """How many operations a statement is, about."""
-    draws = sum(tree.buffers[read.tensor].space == "random" for read in s.reads if read.tensor in tree.buffers)
-    return operations(s.value) + len(s.reads) + DRAW * draws
-
-
 def product_nest(p: Product, batch: tuple[Range, ...], then: tuple[Statement, ...], team: Team, tree: Tree) -> Spread:
     """A product as a nest: places by batch, rows and columns, each with its sum and what that becomes."""
     dtype = DType.FLOAT
@@ -417,7 +398,11 @@ def arrays_of(body: Sequence[Mapped], tree: Tree) -> dict[str, Team]:
                     for a in (*reads, target):
                         meet(a, path)
                 case Tiled():
-                    pass
+                    reads, target = accesses(node.product)
+                    for a in (*reads, target):
+                        buffer = tree.known(a.tensor)
+                        if buffer is not None and buffer.space == "scratch":
+                            found[a.tensor] = common(found.get(a.tensor, path), path)
                 case Turns():
                     walk(node.body, path)
                 case Spread():

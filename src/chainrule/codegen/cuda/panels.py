@@ -16,13 +16,12 @@ import sympy as sp
 from chainrule.codegen.cuda.device import ACCESS
 from chainrule.codegen.cuda.fragments import WORDS
 from chainrule.codegen.cuda.groups import is_row
+from chainrule.codegen.cuda.indices import indices, places
 from chainrule.codegen.cuda.team import Tiled
-from chainrule.codegen.cuda.teams import split
 from chainrule.codegen.cuda.writer import CudaWriter
-from chainrule.codegen.expressions import Symbol, literal
+from chainrule.codegen.expressions import literal
 from chainrule.codegen.statement import bounds
 from chainrule.executable import Precision
-from chainrule.ir.expression import product
 from chainrule.ir.formula import Access
 from chainrule.ir.program import Range
 
@@ -111,8 +110,7 @@ def _side(
     form: Form,
     w: CudaWriter,
 ) -> Side:
-    panel, ahead = (w.names.fresh(f"{name}_{what}", never_had=True) for what in ("panel", "ahead"))
-    w.top.append(f"{panel} = {w.call(f'shared_{w.element}')}({2 * form.words(size)})")
+    panel, ahead = w.panel(f"{name}_panel", 2 * form.words(size)), w.names.fresh(f"{name}_ahead", never_had=True)
     count = form.wide * form.each * form.quads * turns_of(size, form, threads)
     w.top.append(f"{ahead} = {w.call(f'local_{w.element}')}({count})")
     along_sum, along_own = (_is_row(access, ranges[-1], form.wide, w) for ranges in (inner, own))
@@ -126,28 +124,8 @@ def turns_of(size: int, form: Form, threads: int) -> int:
 
 
 def _is_row(access: Access, last: Range, count: int, w: CudaWriter) -> bool:
-    return bool(last.stop.is_Integer) and int(last.stop) % count == 0 and is_row(access, last, count, w)
-
-
-@contextmanager
-def indices(ranges: Sequence[Range], flat: str, w: CudaWriter) -> Iterator[None]:
-    """Names for the indices that a flat number consists of."""
-    names = []
-    for r in ranges:
-        name = w.names.fresh(r.pretty or "i")
-        names.append(name)
-        w.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
-        w.ranges[r.symbol] = r
-    if len(ranges) == 1:
-        w.line(f"{names[0]} = {flat}")
-    elif ranges:
-        number = w.names.fresh("flat")
-        w.line(f"{number} = {flat}")
-        split(number, [(n, r, w.integer(r.stop)) for n, r in zip(names, ranges, strict=True)], w)
-        w.names.release(number)
-    yield
-    for name in names:
-        w.names.release(name)
+    whole = last.start == 0 and bool(last.stop.is_Integer) and int(last.stop) % count == 0
+    return whole and is_row(access, last, count, w)
 
 
 @contextmanager
@@ -192,7 +170,7 @@ def _loop(name: str, count: int, w: CudaWriter) -> Iterator[str]:
 
 def load_panel(side: Side, form: Form, first: str, threads: int, w: CudaWriter) -> None:
     """A thread's part of the panel of the terms from `first` on, into registers."""
-    extent, depth = (w.integer(product(r.stop for r in ranges)) for ranges in (side.own, side.inner))
+    extent, depth = (w.integer(places(ranges)) for ranges in (side.own, side.inner))
     lines, accesses = (form.quads, form.each) if side.deep else (form.quads * form.each, 1)
     with (
         _parts(side, form, threads, w) as (part, registers, own, word),

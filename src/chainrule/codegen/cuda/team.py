@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -89,7 +89,8 @@ Mapped = Turns | Spread | Statement | Tiled
 
 @dataclass(frozen=True)
 class Plan:
-    """A kernel's mapped tree. whole: the kernel over its whole extent, where the grid divides that as it likes. arrays:
+    """A kernel's mapped tree. around: loops around all of it, whose turns are blocks of a grid of their own. whole: the
+    kernel over its whole extent, where the grid divides that as it likes. arrays:
     the team that each array of scratch belongs to. added: locals that the mapping made."""
 
     body: tuple[Mapped, ...]
@@ -97,6 +98,19 @@ class Plan:
     threads: int
     arrays: Mapping[str, Team]
     added: tuple[Buffer, ...]
+    around: tuple[Range, ...] = ()
+
+
+def tiles_in(nodes: Sequence[Mapped]) -> Iterator[Tiled]:
+    """The tiles among `nodes` and inside them."""
+    for node in nodes:
+        match node:
+            case Tiled():
+                yield node
+            case Turns() | Spread():
+                yield from tiles_in(node.body)
+            case Statement():
+                pass
 
 
 def touched(node: Mapped) -> tuple[set[str], set[str]]:

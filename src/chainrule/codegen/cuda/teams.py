@@ -15,6 +15,8 @@ import sympy as sp
 
 from chainrule.codegen.cuda.device import WARP
 from chainrule.codegen.cuda.groups import group_of, is_exact, narrowed, write_group
+from chainrule.codegen.cuda.indices import split
+from chainrule.codegen.cuda.product import write_tiles
 from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Spread, Team, Tiled, Turns, touched
 from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.expressions import Symbol
@@ -83,7 +85,8 @@ def write_nodes(nodes: Sequence[Mapped], team: Team, w: CudaWriter, since: Since
                     since.clear()  # its sum was a barrier
                     since.add((), {k.target.tensor for k in node.kept})
             case Tiled():
-                raise ChainruleError("a product's tile is a kernel of its own")
+                since.meet(node, w)
+                write_tiles(node, w)
     if not nodes:
         w.line("pass")
 
@@ -190,20 +193,6 @@ def members(spread: Spread, w: CudaWriter) -> Iterator[None]:
         split(flat, list(zip(names, ranges, lengths, strict=True)), w)
         yield
     w.names.release(flat)
-
-
-def split(flat: str, places: Sequence[tuple[str, Range, str]], w: CudaWriter) -> None:
-    """The indices of a flattened nest, the last one first."""
-    rest = flat
-    for k in reversed(range(len(places))):
-        name, r, length = places[k]
-        start = w.integer(r.start)
-        place = rest if k == 0 else f"{w.call('modulo')}({rest}, {length})"
-        w.line(f"{name} = {place}" if start == "0" else f"{name} = {start} + {place}")
-        if k:
-            following = w.names.fresh("rest")
-            w.line(f"{following} = {w.call('divide')}({rest}, {length})")
-            rest = following
 
 
 @contextmanager

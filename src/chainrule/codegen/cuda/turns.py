@@ -10,6 +10,7 @@ import sympy as sp
 
 from chainrule.codegen.cuda.device import UNKNOWN
 from chainrule.codegen.cuda.team import Carried
+from chainrule.executable import Precision
 from chainrule.ir.expression import is_slot
 from chainrule.ir.formula import Access, DType, Reduce
 from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves
@@ -17,10 +18,11 @@ from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Sta
 
 @dataclass
 class Tree:
-    """A kernel while it is mapped."""
+    """A kernel while it is mapped. factors: what those of its products are rounded to."""
 
     kernel: Kernel
     buffers: Mapping[str, Buffer]
+    factors: Precision = "float32"
     added: list[Buffer] = field(default_factory=list)
 
     @cached_property

@@ -22,6 +22,7 @@ from chainrule.codegen.kernel import Writer, element_of
 from chainrule.codegen.native import ITEM
 from chainrule.ir.expression import quotient
 from chainrule.ir.formula import Access
+from chainrule.ir.program import Buffer
 
 ALIGNMENT = 64  # of an array in a block's region
 
@@ -34,7 +35,8 @@ class CudaWriter(Writer):
 
     arrays: the team of each array of scratch. threads: of a block. shared: bytes of shared memory that are taken.
     own: by array of scratch its name, and where its team's part begins. region: bytes of memory for each block, for
-    what shared memory does not hold. held: elements that are in variables. blocks: so many are to fit a multiprocessor.
+    what shared memory does not hold. bounds: of dims, the greatest size. panels: of products' operands, by name: what
+    each is called, and its elements. held: elements that are in variables. blocks: so many are to fit a multiprocessor.
     """
 
     arrays: Mapping[str, Team] = field(default_factory=dict)
@@ -44,7 +46,18 @@ class CudaWriter(Writer):
     region: sp.Expr = sp.S.Zero
     blocks: int = 1
     top: list[str] = field(default_factory=list)
+    bounds: Mapping[sp.Basic, int] = field(default_factory=dict)
+    panels: dict[str, tuple[str, int]] = field(default_factory=dict)
     held: dict[tuple[str, tuple[sp.Expr, ...]], str] = field(default_factory=dict)
+
+    def is_inside(self, index: sp.Expr, extent: sp.Expr, buffer: Buffer) -> tuple[bool, bool]:
+        """What the loops show, or that a dim is never greater than an array of scratch is long."""
+        above, below = super().is_inside(index, extent, buffer)
+        r, block = self.ranges.get(index), self.kernel.block
+        if not below and r is not None and extent.is_Integer:
+            stop = block.extent if block is not None and r.stop == block.last else r.stop
+            below = bool(self.bounds.get(stop, extent + 1) <= extent)
+        return above, below
 
     @property
     def warps(self) -> int:
@@ -108,10 +121,17 @@ class CudaWriter(Writer):
             self.top.append(f"{first} = {self.call('warp')}() * {self.size_text(count)}")
         return called, first
 
+    def panel(self, name: str, elements: int) -> str:
+        """Shared memory for part of an operand, which a block's products use one after the other."""
+        called, known = self.panels.get(name) or (self.names.fresh(name, never_had=True), 0)
+        self.panels[name] = called, max(known, elements)
+        return called
+
     def declarations(self) -> list[str]:
         """The arrays of scratch, for the top of the kernel."""
         begins = f"{self.call('block')}() * {self.size_text(self.region)}" if self.region != 0 else "0"
-        return [line.replace(REGION, begins) for line in self.top]
+        panels = [f"{name} = {self.call(f'shared_{self.element}')}({n})" for name, n in self.panels.values()]
+        return [*panels, *(line.replace(REGION, begins) for line in self.top)]
 
     def size_text(self, e: sp.Expr) -> str:
         return str(int(e)) if e.is_Integer else self.size(e)
