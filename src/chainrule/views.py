@@ -18,6 +18,7 @@ from chainrule.executable import encode
 from chainrule.ir.formula import DType, Formula
 from chainrule.ir.graph import Graph, Init, Tensor
 from chainrule.ir.primitive import Primitive
+from chainrule.ir.program import Program
 from chainrule.ir.tables import edge_list, node_table
 from chainrule.ir.text import equation_text
 from chainrule.options import Options
@@ -41,22 +42,37 @@ def picture(
     """The graph that runs, or its program, drawn; formulas that became one kernel are framed together.
 
     kind: forward, backward, both (mirrored) or program. format: svg, pdf, png or dot (the text that Graphviz reads).
-    depth: of layers that are collapsed. notes: what to say of each kernel of the program.
+    depth: of layers that are collapsed. notes: what to say of each kernel of the program, or of each launch on a GPU.
     Raises ChainruleError where there is no such kind or format, or no Graphviz.
     """
     compiled = derive(source, options)
     kernels = program(compiled, options)
     frames = render.frames(kernels)
+
+    def drawn() -> str:
+        ordered, said = in_order(kernels, options, notes)
+        return render.program_picture(ordered, compiled.graph.tensors, said)
+
     drawings = {
         "forward": lambda: render.forward_picture(compiled.graph, frames, depth),
         "backward": lambda: render.backward_picture(compiled.graph, frames, depth),
         "both": lambda: render.both_picture(compiled.graph, depth),
-        "program": lambda: render.program_picture(kernels, compiled.graph.tensors, notes),
+        "program": drawn,
     }
     if kind not in drawings:
         raise ChainruleError(f"there is no picture {kind!r}: {nearest(kind, drawings)}")
     text = drawings[kind]()
     return text.encode() if format == "dot" else render.draw(text, format)
+
+
+def in_order(scheduled: Program, options: Options, notes: Sequence[str]) -> tuple[Program, Sequence[str]]:
+    """The program as it is launched, and what is to be said of each kernel: of all that one launch does the same."""
+    if options.arch is None:
+        return scheduled, notes
+    arranged, launches = cuda.launched(
+        scheduled, options.dtype, options.precision, options.arch, dict(options.sizes), options.memory
+    )
+    return arranged, [note for note, batch in zip(notes, launches, strict=False) for _ in batch.kernels]
 
 
 def tables(source: Source, options: Options) -> dict[str, list[Any]]:

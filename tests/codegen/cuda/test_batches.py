@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainrule import compiler
+from chainrule import compiler, views
 from chainrule import executable as ex
+from chainrule.codegen.cuda import numba_cuda
 from chainrule.codegen.cuda.batches import common
 from chainrule.codegen.cuda.emit import launched, printed
 from chainrule.codegen.cuda.objects import Job, compile_kernel, symbol_of
 from chainrule.codegen.cuda.sets import of_each
+from chainrule.codegen.cuda.toolkit import figures
 from chainrule.executable import ONE, Launch
 from chainrule.ir.graph import Graph
 from chainrule.ir.program import Program
@@ -30,6 +32,7 @@ from tests.codegen.cuda.programs import ARCH, run_on_gpu
 from tests.codegen.cuda.running import run
 from tests.codegen.running import drawn
 from tests.codegen.test_cpu_laws import assert_agrees
+from tests.cuda import running
 from tests.cuda.device import Interpreter
 from tests.cuda.ptx import PTXError
 from tests.cuda.running import entry
@@ -73,7 +76,7 @@ def one(count: int) -> tuple[tuple[float, tuple[str, ...]], ...]:
 
 def at_once(job: Job, sets: Sequence[tuple[int, Sequence[Any]]]) -> list[list[np.ndarray]]:
     """What the arrays of each set hold after one launch of all; a set is its blocks, and its arguments."""
-    device, compiled = Interpreter(1 << 28), compile_kernel(of_each(job), ARCH)
+    device, compiled = Interpreter(1 << 28), compile_kernel(of_each(job, "each"), ARCH)
     places, numbers, held = [], [], []
     for _, arguments in sets:
         arrays = [a for a in arguments if isinstance(a, np.ndarray)]
@@ -253,3 +256,25 @@ def test_the_executable_says_what_a_launch_does_at_a_time() -> None:
     names = [executable.buffers[k].name for k in launch.buffers]
     assert {"h.linear.W", "z.layer_norm.gain", "u.linear.b"} <= set(names)
     assert launch.multiply is None and "own = owners[block()]" in texts["adam × 8"]
+
+
+def test_machine_code_of_a_batch_is_as_wide_as_that_of_one_and_has_no_doubles() -> None:
+    _, found = launched(step_of("adamw", clip=0.5)[1], "float32")
+    batch = next(batch for batch in found if batch.name == "adamw × 8")
+    made = figures(compile_kernel(batch.job, ARCH).cubin)
+    assert made.doubles == made.local == 0
+    assert made.loads[128] == 4 and made.stores[128] == 3  # gradient, both moments, parameter
+
+
+def test_numba_cuda_compiles_the_same_source_of_a_batch() -> None:
+    compiled = running.numba_cuda() and numba_cuda.compile_with_numba(of_each(MAP, "each"), ARCH)
+    assert b".entry" in compiled.ptx
+
+
+def test_kernels_of_a_launch_have_its_note_in_the_program_s_picture() -> None:
+    options = Options("train", optimizer="adam", target=f"cuda:{ARCH}")
+    source = Source(MODEL, "shapes.graph")
+    _, found = launched(step_of("adam", batch=256)[1], "float32")
+    notes = [f"launch {k}" for k in range(len(found))]
+    drawn = views.picture(source, options, "program", "dot", notes=notes).decode()
+    assert drawn.count(f"launch {len(found) - 1}") == 8

@@ -23,6 +23,7 @@ from chainrule.codegen.cuda.order import Group, Touched, ancestors, independent,
 from chainrule.codegen.cuda.sets import of_each
 from chainrule.codegen.kernel import Element, KernelSource, element_of
 from chainrule.codegen.layout import blocks
+from chainrule.codegen.names import Names
 from chainrule.codegen.objects import ITEM
 from chainrule.ir.expression import dim_symbol
 from chainrule.ir.machine import GPU
@@ -78,13 +79,13 @@ def batches(
         params = (buffer.shape for buffer in program.buffers if buffer.space == "param")
         more = ITEM[element] * sum(_value(sp.Mul(*shape), values) for shape in params)
         allowed = max(LITTLE, allowed + more)
-    made: dict[int, Job] = {}
+    names, made = Names({source.job.entry for source in sources}), dict[int, Job]()
     found = []
     for group in arranged(launches, allowed):
-        job: Job = sources[group[0]].job
-        if len(group) > 1:
-            job = made.setdefault(id(job), of_each(job))
-        found.append(Batch(tuple(program.kernels[k] for k in group), tuple(sources[k] for k in group), job))
+        kernels, job = tuple(program.kernels[k] for k in group), sources[group[0]].job
+        if len(group) > 1 and id(job) not in made:
+            made[id(job)] = of_each(job, names.fresh(f"{common([kernel.name for kernel in kernels])}_of_each"))
+        found.append(Batch(kernels, tuple(sources[k] for k in group), made[id(job)] if len(group) > 1 else job))
     return found
 
 

@@ -33,18 +33,17 @@ from chainrule.executable import SET
 WORD = Pointer("int64")
 
 
-def of_each(job: Job) -> Job:
-    """The kernel of `job` over a table of sets of its arguments. What it keeps in scratch memory, all would share."""
+def of_each(job: Job, entry: str) -> Job:
+    """The kernel of `job` over a table of sets of its arguments, as a function named `entry`. What it keeps in scratch
+    memory, all would share."""
     (*_, tree) = ast.parse(job.source).body
     assert isinstance(tree, ast.FunctionDef)
     documented = tree.body[0]
     assert isinstance(documented, ast.Expr) and documented.end_lineno is not None
     lines = job.source.splitlines()
     *given, scratch = (argument.arg for argument in tree.args.args)
-    names = Names({*NAMES, tree.name, *given, scratch, *_named(tree)})
-    entry, owners, table, own, number, count = map(
-        names.fresh, (f"{tree.name}_of_each", "owners", "table", "own", "number", "count")
-    )
+    names = Names({*NAMES, entry, *given, scratch, *_named(tree)})
+    owners, table, own, number, count = map(names.fresh, ("owners", "table", "own", "number", "count"))
     top = [
         f"{own} = {owners}[block()]",
         f"{number} = block() - {table}[{own}]",
