@@ -106,7 +106,8 @@ def test_a_gpus_program_does_not_depend_on_the_cpu(monkeypatch):
         return [kernel.text for kernel in cuda.printed(program(compiled, options), "float32")[1]]
 
     first = written()
-    monkeypatch.setattr("chainrule.codegen.cuda.kernel.host", lambda: host("neon"))
+    for module in ("target", "cpu"):
+        monkeypatch.setattr(f"chainrule.codegen.{module}.host", lambda: host("neon"))
     assert written() == first
 
 
