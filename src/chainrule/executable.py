@@ -194,6 +194,9 @@ class Launch(msgspec.Struct, frozen=True):
     On a GPU `extent` is the number of CTAs, each of `threads` threads, and scratch is of each CTA, all of them in one
     region. multiply: what a library may be called for instead. sets: of a launch that does several at a time, the CTAs
     of each, in order; `buffers` and `sizes` are those of the first, then of the second, ….
+
+    when, unless: it is done where the one is above 0 and the other is not (`launches_at`): a program may hold several
+    ways to its results, for small sizes and for large ones.
     """
 
     kernel: int
@@ -209,6 +212,8 @@ class Launch(msgspec.Struct, frozen=True):
     threads: int = 0
     multiply: Multiply | None = None
     sets: tuple[Polynomial, ...] = ()
+    when: Polynomial = ONE
+    unless: Polynomial = ()
 
 
 class Executable(msgspec.Struct, frozen=True):
@@ -261,6 +266,15 @@ def derived_sizes(dims: tuple[Dim, ...], free: Mapping[str, int]) -> dict[str, i
     return sizes
 
 
+def launches_at(executable: Executable, sizes: Mapping[str, int]) -> tuple[Launch, ...]:
+    """The launches that are done at these sizes."""
+    return tuple(
+        launch
+        for launch in executable.launches
+        if evaluate(launch.when, sizes) > 0 and not evaluate(launch.unless, sizes) > 0
+    )
+
+
 def faults(executable: Executable) -> list[str]:
     """What in `executable` refers to something that is not there; of a good one, nothing."""
     found, known = [], {dim.name for dim in executable.dims}
@@ -279,7 +293,7 @@ def faults(executable: Executable) -> list[str]:
             found.append(f"launch {launch.name} has no kernel or no buffer")
         if not {*launch.reads, *launch.writes} <= set(range(len(launch.buffers))):
             found.append(f"launch {launch.name} reads or writes what it does not hold")
-        polynomials += [*launch.sizes, launch.extent, launch.scratch, launch.cost]
+        polynomials += [*launch.sizes, launch.extent, launch.scratch, launch.cost, launch.when, launch.unless]
         if launch.multiply is not None:
             found += [f"launch {launch.name} {wrong}" for wrong in _multiply_faults(launch, launch.multiply)]
             polynomials += _multiply_polynomials(launch.multiply)

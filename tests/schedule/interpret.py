@@ -43,7 +43,8 @@ def interpret(
         elif buffer.name in starts:
             memory[buffer.name][...] = starts[buffer.name]
     for kernel in program.kernels:
-        run(kernel, memory, known, blocks)
+        if value(kernel.when, known) > 0 and not value(kernel.unless, known) > 0:
+            run(kernel, memory, known, blocks)
     stores = [b.name for b in program.buffers if b.space in ("param", "state")]
     return {name: memory[name] for name in stores} | {name: memory[of].copy() for name, of in program.outputs}
 

@@ -77,7 +77,7 @@ def _stands_still(read: Access, w: Writer) -> bool:
 def _in_float64(read: Access, w: Writer) -> Symbol:
     """The number as a float64."""
     if w.buffer(read.tensor).space == "scalar" and read.tensor == STEP:
-        return Symbol(f"{w.call('float64')}({w.clock()}[1])", "real")
+        return Symbol(f"{w.call('float64')}({w.step()})", "real")
     w.read.add(read.tensor)
     text = w.place(read, {})
     return Symbol(text if w.element == "float64" else f"{w.call('float64')}({text})", "real")

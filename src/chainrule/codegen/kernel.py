@@ -156,6 +156,10 @@ class Writer:
             self.views[CLOCK] = self.names.fresh(CLOCK), Array("int64", (2,))
         return self.views[CLOCK][0]
 
+    def step(self) -> str:
+        """The number of this step."""
+        return f"{self.clock()}[1]"
+
     def key(self, buffer: Buffer) -> str:
         """What the counter of a draw is keyed by: 64 bits, which a launch passes in two halves."""
         if buffer.name not in self.draws:

@@ -182,6 +182,8 @@ def _launch(
         flops=sizes.terms(kernel.flops),
         threads=source.threads,
         multiply=None if source.multiply is None else _multiply(source.multiply, source.buffers, sizes),
+        when=sizes.terms(kernel.when),
+        unless=sizes.terms(kernel.unless),
     )
 
 
@@ -194,6 +196,8 @@ def _together(name: str, several: Sequence[ex.Launch]) -> ex.Launch:
     return ex.Launch(
         kernel=first.kernel,
         name=name,
+        when=first.when,
+        unless=first.unless,
         buffers=tuple(buffer for one in several for buffer in one.buffers),
         sizes=tuple(size for one in several for size in one.sizes),
         extent=_total(one.extent for one in several),

@@ -80,7 +80,7 @@ def _read(access: Access, always: bool, slots: Mapping[sp.Symbol, Symbol], w: Wr
     if buffer.space == "random":
         return Symbol(_draw(buffer, access, slots, w), "real", moves)
     if buffer.space == "scalar" and buffer.name == STEP:
-        return Symbol(f"{w.call(w.element)}({w.clock()}[1])", "real")
+        return Symbol(f"{w.call(w.element)}({w.step()})", "real")
     w.read.add(access.tensor)
     text = w.place(access, slots)
     kind = {DType.FLOAT: "real", DType.INT: "integer", DType.BOOL: "condition"}[buffer.dtype]
@@ -112,7 +112,7 @@ def _draw(buffer: Buffer, access: Access, slots: Mapping[sp.Symbol, Symbol], w: 
     for index, extent in zip(access.indices, buffer.shape, strict=True):
         flat = flat * extent + index
     clock = w.clock()
-    draw = f"{w.call('uniform')}({clock}[0], {w.key(buffer)}, {clock}[1], {w.integer(flat, slots)}, 0)"
+    draw = f"{w.call('uniform')}({clock}[0], {w.key(buffer)}, {w.step()}, {w.integer(flat, slots)}, 0)"
     return f"{w.call(w.element)}({draw})"
 
 

@@ -124,7 +124,7 @@ class Kernel:
     """One compiled function. Without a block it runs once, on one thread.
 
     locals: its scratch buffers. cost: nanoseconds, roughly, of the whole kernel on one core, over the dims; flops: its
-    arithmetic operations.
+    arithmetic operations. when, unless: polynomials in the dims; it runs where the one is above 0 and the other is not.
     """
 
     name: str
@@ -134,6 +134,8 @@ class Kernel:
     cost: sp.Expr = sp.S.Zero
     flops: sp.Expr = sp.S.Zero
     formulas: tuple[str, ...] = field(default=(), compare=False)  # the graph's nodes that it computes
+    when: sp.Expr = sp.S.One
+    unless: sp.Expr = sp.S.Zero
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,14 @@ class Program:
     values: tuple[tuple[str, float], ...]  # of states and scalars: at start, by default
     bounds: tuple[tuple[str, sp.Expr], ...] = ()  # of int inputs: 0 <= value < bound
     convolutions: tuple[tuple[str, Choice], ...] = ()  # what was chosen for each that fewer multiplications can compute
+
+
+def alternatives(kernels: Sequence[Kernel]) -> list[tuple[Kernel, ...]]:
+    """The ways to a program's results: kernels that run at the same sizes."""
+    found: dict[tuple[sp.Expr, sp.Expr], list[Kernel]] = {}
+    for kernel in kernels:
+        found.setdefault((kernel.when, kernel.unless), []).append(kernel)
+    return list(map(tuple, found.values()))
 
 
 def greatest(e: sp.Expr, around: Mapping[sp.Symbol, Range]) -> sp.Expr:
@@ -212,5 +222,56 @@ def mapped(node: Leaf, change: Callable[[Access], Access]) -> Leaf:
             return replace(node, target=change(node.target), reads=tuple(map(change, node.reads)))
         case Product():
             return replace(node, target=change(node.target), left=change(node.left), right=change(node.right))
+        case _:
+            assert_never(node)
+
+
+def ranges(body: Sequence[Leaf]) -> Iterator[Range]:
+    """The ranges of all loops in a tree, products' own among them, in order."""
+    for node in body:
+        match node:
+            case Loop():
+                yield node.range
+                yield from ranges(node.body)
+            case Product():
+                yield from (*node.batch, *node.rows, *node.columns, *node.inner)
+            case Statement():
+                pass
+            case _:
+                assert_never(node)
+
+
+def renamed(node: Leaf, names: Mapping[sp.Basic, sp.Basic]) -> Leaf:
+    """`node` with other expressions for the symbols of loops and of a block's bounds."""
+
+    def span(r: Range) -> Range:
+        return replace(
+            r, symbol=names.get(r.symbol, r.symbol), start=r.start.xreplace(names), stop=r.stop.xreplace(names)
+        )
+
+    def spans(group: tuple[Range, ...]) -> tuple[Range, ...]:
+        return tuple(map(span, group))
+
+    def all_of(several: tuple[sp.Basic, ...]) -> tuple[sp.Basic, ...]:
+        return tuple(e.xreplace(names) for e in several)
+
+    node = mapped(node, lambda access: access.renamed(names)) if not isinstance(node, Loop) else node
+    match node:
+        case Loop():
+            until = None if node.until is None else node.until.renamed(names)
+            return Loop(span(node.range), tuple(renamed(child, names) for child in node.body), until)
+        case Statement():
+            place = None if node.place is None else node.place.xreplace(names)
+            return replace(node, value=node.value.xreplace(names), where=all_of(node.where), place=place)
+        case Product():
+            return replace(
+                node,
+                rows=spans(node.rows),
+                columns=spans(node.columns),
+                inner=spans(node.inner),
+                batch=spans(node.batch),
+                scale=node.scale.xreplace(names),
+                where=all_of(node.where),
+            )
         case _:
             assert_never(node)

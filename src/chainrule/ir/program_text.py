@@ -34,7 +34,9 @@ def buffer_text(buffer: Buffer) -> str:
 def kernel_text(kernel: Kernel) -> str:
     """The kernel's tree, one line a loop or leaf, with its scratch on top."""
     names: dict[sp.Basic, str] = {}
-    lines = [f"kernel {kernel.name}:"]
+    when = "" if kernel.when == 1 else f" when {expression_text(kernel.when, {})} > 0"
+    unless = "" if kernel.unless == 0 else f" unless {expression_text(kernel.unless, {})} > 0"
+    lines = [f"kernel {kernel.name}{when}{unless}:"]
     if kernel.locals:
         lines.append("    local " + ", ".join(buffer_text(b) for b in kernel.locals))
     indent = "    "

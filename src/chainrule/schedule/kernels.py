@@ -23,7 +23,7 @@ from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.drafts import Draft, even
 from chainrule.schedule.epilogue import ProductKernel, ends
 from chainrule.schedule.links import Links, links_of
-from chainrule.schedule.product import Contraction, contraction_of, far_operand, is_far, is_worth_a_tile
+from chainrule.schedule.product import Contraction, contractions_of, far_operand, is_far
 from chainrule.schedule.stretches import LAYER, starts_of
 from chainrule.schedule.task import PART, Band, Task, fresh, is_in_loop, is_like, partial_of, task_of
 from chainrule.schedule.tree import AHEAD, LANES, Ground, Group, Item, gain, is_linked, joining
@@ -61,9 +61,9 @@ BLOCK_BYTES = 1 << 18
 def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Sizes, machine: Machine = CPU) -> Planner:
     """Every task in a draft of a kernel."""
     links = links_of(tasks)
-    contractions = _contractions(tasks, sizes)
+    contractions = contractions_of(tasks, sizes, machine)
     costs = [cost_at(task, sizes, product=k in contractions) for k, task in enumerate(tasks)]
-    serial = sum(costs) < machine.serial_ns
+    serial = machine.tiles and sum(costs) < machine.serial_ns
     planner = Planner(links, contractions, dict(tensors), sizes, costs, serial, machine)
     planner.put_all()
     starts = frozenset(t for t in starts_of(tasks, planner.result_bytes) if planner.is_long(t))
@@ -71,11 +71,6 @@ def planner_of(tasks: Sequence[Task], tensors: Mapping[str, Tensor], sizes: Size
         planner = Planner(links, contractions, dict(tensors), sizes, costs, serial, machine, starts)
         planner.put_all()
     return planner
-
-
-def _contractions(tasks: Sequence[Task], sizes: Sizes) -> dict[int, Contraction]:
-    found = {k: contraction_of(task) for k, task in enumerate(tasks)}
-    return {k: c for k, c in found.items() if c is not None and is_worth_a_tile(c, sizes)}
 
 
 @dataclass
@@ -237,7 +232,8 @@ class Planner:
         contraction = self.contractions.get(t)
         task = self.links.tasks[t]
         if contraction is None:
-            return task.axes
+            # by its columns, a sum of rows would leave each of them to one thread of the one block
+            return task.axes[: max(len(task.axes) - 1, 1)] if self.machine.blocks == 1 else task.axes
         own = {contraction.left: contraction.rows, contraction.right: contraction.columns}
         far = far_operand(contraction, self.sizes)
         divided = (*contraction.rows, *contraction.columns) if far is None else own[far]
@@ -347,14 +343,13 @@ class Planner:
     def may_part(self, t: int) -> bool:
         """Whether the partial results of blocks can be put together."""
         task = self.links.tasks[t]
-        return task.reduce is not Reduce.ARGMAX and not task.scattered and task.store is None
+        return self.machine.parts > 1 and task.reduce is not Reduce.ARGMAX and not task.scattered and task.store is None
 
     def partial_pays(self, t: int, index: Index, draft: Draft) -> bool:
         """Whether the partial results of a block are fewer than what the block reads for them."""
         if not self.may_part(t):
             return False
-        task = self.links.tasks[t]
-        size = self.block_size(replace(draft, blocks=PART))
+        task, size = self.links.tasks[t], self.block_size(replace(draft, blocks=PART))
         result = self.sizes.points(axis.extent for axis in task.axes)
         extents = {i.symbol: self.sizes.of(i.extent) for i in task.indices} | {index.symbol: size}
         grows = any(not axis.extent.is_Integer for axis in task.axes)
@@ -395,8 +390,7 @@ class Planner:
 
     def add_partial(self, t: int, at: int, index: Index) -> None:
         """A share for each block now; their sum comes as work of its own, which what reads it must wait for."""
-        draft = self.drafts[at]
-        task = self.links.tasks[t]
+        draft, task = self.drafts[at], self.links.tasks[t]
         if draft.blocks is None:
             draft.blocks = dim_symbol(fresh(f"_blocks{at}", (s.name for s in self.sizes.known)))
             self.sizes.known[draft.blocks] = 8

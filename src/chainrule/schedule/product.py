@@ -9,6 +9,7 @@ import sympy as sp
 
 from chainrule.ir.expression import is_slot, slot_number
 from chainrule.ir.formula import Access, DType, Index, Reduce
+from chainrule.ir.machine import Machine
 from chainrule.schedule.cost import Sizes, bytes_of
 from chainrule.schedule.task import Task
 
@@ -109,6 +110,12 @@ def is_worth_a_tile(c: Contraction, sizes: Sizes) -> bool:
 
     work = points(c.rows) * points(c.columns) * points(c.inner)
     return work >= (SMALL if points(c.columns) >= LANES else NARROW)
+
+
+def contractions_of(tasks: Sequence[Task], sizes: Sizes, machine: Machine) -> dict[int, Contraction]:
+    """The products; in a loop with others, threads of one block would have one place after the other."""
+    found = {k: contraction_of(task) for k, task in enumerate(tasks)}
+    return {k: c for k, c in found.items() if c is not None and (machine.blocks == 1 or is_worth_a_tile(c, sizes))}
 
 
 def is_far(indices: Iterable[Index], sizes: Sizes) -> bool:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import sympy as sp
 
-from chainrule.choices import COST_MODEL, Choices
+from chainrule.choices import COST_MODEL, Choice, Choices
 from chainrule.errors import ChainruleError
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.formula import DType
 from chainrule.ir.graph import Dim, Graph
-from chainrule.ir.machine import CPU, Machine
+from chainrule.ir.machine import BLOCK, CPU, Machine
 from chainrule.ir.primitive import Primitive
 from chainrule.ir.program import Block, Buffer, Kernel, Program, accesses, leaves
 from chainrule.schedule.bands import banded
@@ -27,6 +27,7 @@ from chainrule.schedule.kernels import Planner, planner_of
 from chainrule.schedule.layout import lay_out
 from chainrule.schedule.liveness import Liveness, lean
 from chainrule.schedule.masks import masked
+from chainrule.schedule.one_block import either, is_small
 from chainrule.schedule.overlay import overlaid
 from chainrule.schedule.rematerialize import PRICE, rematerialize
 from chainrule.schedule.tree import Ground, Item, build
@@ -71,12 +72,37 @@ def schedule(
     typical = Sizes(graph, sizes, machine)
     plain = accurate or not machine.tiles  # Winograd's transforms are for register tiles
     graph, chosen = lay_out(graph, typical, accurate=plain, item=item, choices=choices)
-    work = banded(work_of(graph, typical), typical, machine, item)
-    work, planner = planned(work, typical, memory, item, machine)
+    program = scheduled(graph, typical, machine, training=training, memory=memory, item=item, chosen=chosen)
+    if machine.tiles:
+        little = LITTLE if memory is None else int(memory * bytes_of(DType.FLOAT) / item)
+        return in_place(program, typical, little)
+    small = Sizes(graph, sizes, BLOCK)
+    if memory is not None or not is_small(program, small, machine):
+        return program
+    return either(program, scheduled(graph, small, BLOCK, training=training, item=item, chosen=chosen), machine)
+
+
+def scheduled(
+    graph: Graph,
+    sizes: Sizes,
+    machine: Machine,
+    *,
+    training: bool,
+    memory: int | None = None,
+    item: int,
+    chosen: Mapping[str, Choice],
+) -> Program:
+    """`schedule` of a graph that is laid out."""
+    work = work_of(graph, sizes)
+    if machine.blocks > 1:
+        work = banded(work, sizes, machine, item)
+    work, planner = planned(work, sizes, memory, item, machine)
     plan = finished(planner)
     stored = {task.out: task.store for task in plan.links.tasks if task.store is not None}
-    kernels, counts = kernels_of(planner, plan, work, typical, stored)
+    kernels, counts = kernels_of(planner, plan, work, sizes, stored)
     outputs = tuple((name, stored.get(of, of)) for name, of in work.outputs)
+    for dim in counts:
+        sizes.define(dim)
     program = Program(
         name=graph.name,
         training=training,
@@ -92,11 +118,7 @@ def schedule(
         bounds=tuple((t.name, t.bound) for t in graph.inputs if t.bound is not None),
         convolutions=tuple(chosen.items()),
     )
-    for dim in counts:
-        typical.define(dim)
-    little = LITTLE if memory is None else int(memory * bytes_of(DType.FLOAT) / item)
-    program = end_early(program)
-    return in_place(program, typical, little) if machine.tiles else program
+    return end_early(program)
 
 
 def planned(work: Work, sizes: Sizes, memory: int | None = None, item: int = 4, machine: Machine = CPU) -> Planned:
@@ -187,7 +209,8 @@ def kernels_of(
     for at, draft in enumerate(plan.drafts):
         if not draft.tasks:
             continue
-        size = planner.block_size(planner.drafts[at]) if draft.index is not None else 0
+        divided = draft.index is not None and planner.machine.blocks > 1
+        size = planner.block_size(planner.drafts[at]) if divided else 0
         if draft.blocks is not None and draft.index is not None:
             blocks = quotient(draft.index.extent + size - 1, sp.Integer(size))
             counts.append(Dim(draft.blocks.name, definition=blocks))
@@ -220,7 +243,7 @@ def kernel_of(
     ground = Ground(links, contractions, dict(draft.opened), sizes, masks, frozenset(needed), placed=placed)
     tree = build([Item(t, links.tasks[t].free) for t in draft.tasks], ground)
     block = None
-    if draft.index is not None:
+    if draft.index is not None and size:
         block = Block(
             dim_symbol("_block"), dim_symbol("_first"), dim_symbol("_last"),
             draft.index.extent, size, draft.index.name,

@@ -40,8 +40,8 @@ def run_on_gpu(
     """What every buffer holds after the kernels ran on the interpreter, each buffer in an allocation of its own."""
     executable, objects, _ = emitted(program, element, precision)
     sizes = ex.derived_sizes(executable.dims, free)
-    counted = executable.launches and executable.launches[0].name == "count_step"
-    buffers = memory(executable, sizes, values, 0, step - int(bool(counted)))
+    counted = executable.training and executable.clock is not None  # by a kernel
+    buffers = memory(executable, sizes, values, 0, step - int(counted))
     device = Interpreter(1 << 28)
     places = []
     for b in executable.buffers:
@@ -49,7 +49,7 @@ def run_on_gpu(
         places.append(device.allocate(max(array.nbytes, 1)))
         if array.nbytes:
             device.write(places[-1], np.ascontiguousarray(array).reshape(-1))
-    for launch in executable.launches:
+    for launch in ex.launches_at(executable, sizes):
         kernel = executable.kernels[launch.kernel]
         grid = ex.evaluate(launch.extent, sizes)
         if grid == 0:

@@ -13,7 +13,7 @@ from chainrule.codegen.cuda.objects import compile_kernels, symbol_of
 from chainrule.codegen.cuda.toolkit import figures
 from chainrule.ir.graph import Graph
 from chainrule.ir.machine import GPU
-from chainrule.ir.program import Program
+from chainrule.ir.program import Program, alternatives
 from chainrule.schedule import schedule
 from tests.codegen.cuda.programs import run_on_gpu
 from tests.codegen.running import drawn
@@ -50,9 +50,11 @@ def test_the_source_of(name: str, file_regression: FileRegressionFixture) -> Non
 
 
 def test_a_small_network_s_step_is_one_kernel() -> None:
+    """Its factors and what passes between its parts too; where sizes are known only when inputs are, for small ones."""
     program, written = printed(program_of("mlp_small"), "float32")
-    assert [k.name for k in program.kernels if k.name not in ("count_step", "factors")] == [program.kernels[-1].name]
-    assert written[-1].grid == 1
+    (one,), others = alternatives(program.kernels)
+    assert one is program.kernels[0] and written[0].grid == 1 and len(others) > 5
+    assert "near_float32" in written[0].text and "factor" in written[0].text
 
 
 @pytest.mark.parametrize("name", [*PROGRAMS, "attention"])
@@ -66,8 +68,7 @@ def test_machine_code_has_no_doubles_no_spills_and_wide_accesses(name: str) -> N
     made = compile_kernels([s.job for s in sources.values()], "sm_90")
     for source, compiled in zip(sources.values(), made, strict=True):
         found = figures(compiled.cubin)
-        if source.job.entry != "factors":
-            assert found.doubles == 0, source.text
+        assert found.doubles == 0 or doubles_by_one_thread(source.text), source.text
         if not re.search(r"(?<!_ahead) = local_", source.text):
             assert found.local == 0, source.text
         if re.search(r"load4\((?!\w+_panel)", source.text):
@@ -75,6 +76,13 @@ def test_machine_code_has_no_doubles_no_spills_and_wide_accesses(name: str) -> N
         if re.search(r"store4\((?!\w+_panel)", source.text):
             assert found.stores.get(128), source.text
         assert found.registers * source.threads <= 65536, source.text
+
+
+def doubles_by_one_thread(source: str) -> bool:
+    """Whether what a kernel computes in float64 is computed by one thread, once."""
+    lines = source.splitlines()
+    double = [k for k, line in enumerate(lines) if "float64(" in line]
+    return bool(double) and all(lines[k - 1].strip() == "if thread() == 0:" for k in double)
 
 
 def law(graph: Graph, batch: int, element: str = "float64", planned: int = 4096) -> None:
@@ -139,4 +147,5 @@ def test_places_without_an_owner_are_noticed(monkeypatch: pytest.MonkeyPatch) ->
 def test_factors_that_are_not_rounded_from_float64_would_show() -> None:
     """What stands still is computed in float64, once: by the first kernel alone."""
     program, written = printed(program_of("mlp_large"), "float32")
-    assert all("float64(" not in s.text for k, s in zip(program.kernels, written, strict=True) if k.name != "factors")
+    kernels = zip(program.kernels, written, strict=True)
+    assert all("float64(" not in s.text for k, s in kernels if k.name != "factors" and k.when == 1)

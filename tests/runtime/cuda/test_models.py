@@ -9,7 +9,9 @@ pytest.importorskip("numba.cuda")
 
 from chainrule.api.model import Model
 from chainrule.errors import ChainruleError
+from chainrule.executable import ONE, launches_at
 from chainrule.runtime.cuda import present
+from chainrule.runtime.cuda import step as runner
 from chainrule.runtime.cuda.arrays import DeviceArray
 from chainrule.source import Source, read_source
 from chainrule.train.checkpoint import Record, load, save
@@ -31,10 +33,14 @@ DRAWN = np.random.default_rng(0)
 X, LABEL = DRAWN.normal(size=(BATCHES, 7, 6)).astype(np.float32), DRAWN.integers(0, 5, (BATCHES, 7))
 
 
-@pytest.fixture(params=["library", "kernels"])
-def device(request):
-    """What multiplies: cuBLASLt (here NumPy), or kernels of our own."""
+@pytest.fixture(params=["one block", "library", "kernels"])
+def device(request, monkeypatch):
+    """Steps of one kernel, or of a grid's; and what multiplies then: cuBLASLt (here NumPy), or kernels of our own."""
     device = Interpreter(1 << 24)
+    if request.param != "one block":
+        monkeypatch.setattr(
+            runner, "launches_at", lambda executable, sizes: tuple(x for x in executable.launches if x.when == ONE)
+        )
     if request.param == "kernels":
         device.multiply = lambda product: False
     with present.use(device):
@@ -109,6 +115,7 @@ def test_what_is_wrong_is_said_as_on_the_cpu(device):
         assert said[0] == said[1]
 
 
+@pytest.mark.parametrize("device", ["library", "kernels"], indirect=True)
 def test_tables_of_arguments_are_written_when_a_step_is_bound_and_never_again(device, monkeypatch):
     gpu = step("cuda")
     runner = gpu.runner
@@ -141,3 +148,11 @@ def test_steps_of_a_transformer_are_the_cpu_s(name):
         for given in batches:
             np.testing.assert_allclose(there(**given), here(**given), rtol=2e-5)
         agree({n: there.params[n] for n in here.params}, dict(here.params), 2e-4)
+
+
+def test_the_sizes_say_whether_a_step_is_one_kernel():
+    with present.use(Interpreter(1 << 24)) as _:
+        executable = step("cuda").runner.executable
+    few, many = (launches_at(executable, {"batch": batch}) for batch in (7, 100_000))
+    assert len(few) == 1 and len(many) > 5
+    assert {*few, *many} == {*executable.launches} and not {*few} & {*many}

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-import sympy as sp
 from msgspec import structs
 
 from chainrule import executable as ex
@@ -19,12 +18,11 @@ from chainrule.codegen.cuda.library import library_product
 from chainrule.codegen.cuda.objects import NAMES, Compiled, Job, compile_kernels, symbol_of
 from chainrule.codegen.equal import Form, form_of
 from chainrule.codegen.kept import KeptModules
-from chainrule.codegen.kernel import CLOCK, Element, KernelSource
+from chainrule.codegen.kernel import STEP, Element, KernelSource
 from chainrule.codegen.layout import executable_of
 from chainrule.codegen.names import Names
-from chainrule.ir.expression import dim_symbol, slot
-from chainrule.ir.formula import Access, DType
-from chainrule.ir.program import Buffer, Kernel, Program, Statement
+from chainrule.ir.expression import dim_symbol
+from chainrule.ir.program import Kernel, Program, accesses, alternatives, leaves
 
 
 def emit(
@@ -95,43 +93,48 @@ def launched(
 def printed(
     program: Program, element: Element, precision: ex.Precision = "float32", arch: str = "sm_90"
 ) -> tuple[Program, list[KernelSource]]:
-    """The kernels' sources, those of equal kernels printed once; the program with the kernel that counts its steps."""
-    plain = program.kernels  # as the formulas say it: numbers that stand still are no reads yet
-    program = with_factors(program)
+    """The kernels' sources, those of equal kernels printed once; the program with what counts its steps."""
+    plain = {kernel.name: kernel for kernel in program.kernels}  # numbers that stand still are no reads yet
+    program, counting = counted(with_factors(program))
     names = Names({"kernel", "scratch", *NAMES})
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
     buffers = {b.name: b for b in program.buffers}
     first: dict[object, tuple[Form, KernelSource]] = {}
     written = []
-    for at, kernel in enumerate(program.kernels, len(plain) - len(program.kernels)):
-        flat = flattened(kernel, buffers)
+    for kernel in program.kernels:
+        counts = kernel.name in counting
+        flat = None if counts else flattened(kernel, buffers)
         if flat is None:
             form, within = form_of(kernel, buffers, dims), program
         else:
             form, within = form_of(flat.kernel, {**buffers, **flat.views}, dims | {LENGTH}), flat.within(program)
-        found = first.get(form.key)
+        found = first.get((form.key, counts))
         if found is None:
             kernel = kernel if flat is None else flat.kernel
-            found = form, kernel_source(kernel, within, names.fresh(kernel.name), element, precision, arch)
-            first[form.key] = found
+            found = form, kernel_source(kernel, within, names.fresh(kernel.name), element, precision, arch, counts)
+            first[form.key, counts] = found
         source = bound(*found, form)
-        multiply = library_product(plain[at], buffers) if at >= 0 else None
+        multiply = library_product(plain[kernel.name], buffers) if kernel.name in plain else None
         if multiply is not None:
             source = replace(source, multiply=replace(multiply, precision=precision))
         written.append(source if flat is None else flat.measured(source))
-    if program.training and any(CLOCK in source.buffers for source in written):
-        program, count = counting(program)
-        written.insert(0, kernel_source(count, program, names.fresh(count.name), element))
     return program, written
 
 
-def counting(program: Program) -> tuple[Program, Kernel]:
-    """`program` with a first kernel that counts the step in the clock, on the device, so that a graph of launches
-    replays unchanged."""
-    clock = Buffer(CLOCK, (sp.Integer(2),), DType.INT, "clock")
-    step = Access(CLOCK, (sp.S.One,))
-    text = "clock[1] = clock[1] + 1"
-    count = Kernel("count_step", (Statement(step, slot(0, DType.INT.sort) + 1, (step,), text=text),))
-    known = any(b.name == CLOCK for b in program.buffers)
-    buffers = program.buffers if known else (*program.buffers, clock)
-    return replace(program, buffers=buffers, kernels=(count, *program.kernels)), count
+def counted(program: Program) -> tuple[Program, frozenset[str]]:
+    """`program`, where its draws or its factors ask for the step's number, with the names of the kernels that count
+    it: the first that runs, if it has one block, else one of its own before that."""
+    clocked = {b.name for b in program.buffers if b.space == "random" or (b.space == "scalar" and b.name == STEP)}
+    read = {a.tensor for k in program.kernels for leaf in leaves(k.body) for a in accesses(leaf)[0]}
+    if not program.training or not clocked & read:
+        return program, frozenset()
+    kernels: list[Kernel] = []
+    names = []
+    for group in alternatives(program.kernels):
+        if group[0].block is not None:
+            kernels.append(Kernel("count_step", (), when=group[0].when, unless=group[0].unless))
+            names.append("count_step")
+        else:
+            names.append(group[0].name)
+        kernels += group
+    return replace(program, kernels=tuple(kernels)), frozenset(names)

@@ -46,7 +46,8 @@ def group_of(spread: Spread, w: CudaWriter) -> int:
         return 1
     turns = [r.stop - r.start for r in spread.ranges]
     threads = {Team.WARP: WARP, Team.BLOCK: w.threads, Team.GRID: 1}[spread.team]
-    if all(n.is_Integer for n in turns) and sp.Mul(*turns) < count * threads:
+    known = all(n.is_Integer for n in turns)
+    if (known and sp.Mul(*turns) < count * threads) or (w.alone and not known):  # few, while one block does it
         return 1
     return count if any(is_row(a, last, count, w) for s in statements for a in touches(s)) else 1
 

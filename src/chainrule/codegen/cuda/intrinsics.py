@@ -25,6 +25,7 @@ __all__ = [
     "shared_float32", "shared_float64", "shared_int64", "shared_bool",
     "local_float32", "local_float64", "local_int64", "local_bool",
     "view_float32", "view_float64", "view_int64", "view_bool",
+    "near_float32", "near_float64", "near_int64", "near_bool",
     "load2", "load4", "store2", "store4", "tail", "divide", "modulo",
 ]  # fmt: skip
 
@@ -271,6 +272,30 @@ def _emit_tail(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.
 lowered(tail, _tail_type, _emit_tail)
 
 
+def near_address(builder: ir.IRBuilder, element: ir.Type, room: int, args: Sequence[ir.Value]) -> ir.Value:
+    """The generic address of elements in the block's pool of `room` bytes, or in scratch: see `near_float32`."""
+    first, last, scratch = args
+    pool = builder.module.globals.get("pool")
+    byte = ir.IntType(8)
+    if pool is None:
+        start = shared_array(builder, byte, room, "pool")
+    else:
+        start = builder.gep(pool, [I32(0), I32(0)], inbounds=True)
+    shared = builder.addrspacecast(builder.gep(start, [first]), byte.as_pointer())
+    elsewhere = builder.inttoptr(builder.add(scratch, first), ir.PointerType(byte, GLOBAL))
+    chosen = builder.select(
+        builder.icmp_signed("<=", last, I64(room)), shared, builder.addrspacecast(elsewhere, byte.as_pointer())
+    )
+    return builder.bitcast(chosen, element.as_pointer())
+
+
+def _emit_near(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+    view = sig.return_type
+    element = context.get_data_type(view.element)
+    address = near_address(builder, element, sig.args[0].literal_value, args[1:])
+    return _as_view(context, builder, view, address)
+
+
 def _array(kind: str, element: str, emitter: Emitter) -> Any:
     """The function that makes an array of shared memory, or of registers."""
 
@@ -304,6 +329,26 @@ def _view(element: str) -> Any:
     return make
 
 
+def _near(element: str) -> Any:
+    """The function that finds an array in shared memory, if it fits there when sizes are known."""
+
+    def make(room: int, first: int, last: int, scratch: Any) -> Any:
+        return scratch[first:last].view(element)
+
+    def typer(room: types.Type, *kinds: types.Type) -> Any:
+        literal = isinstance(room, types.IntegerLiteral) and len(kinds) == 3
+        return (View(ELEMENTS[element], (None,)), room, *[types.int64] * 3) if literal else None
+
+    make.__name__ = f"near_{element}"
+    make.__doc__ = (
+        f"The {element} from byte `first` to `last` of `room` bytes that all threads of the block share, a literal, or "
+        "where they have no room there, of the memory at the address `scratch`."
+    )
+    lowered(make, typer, _emit_near)
+    return make
+
+
 shared_float32, shared_float64, shared_int64, shared_bool = (_array("shared", e, _emit_shared) for e in ELEMENTS)
 local_float32, local_float64, local_int64, local_bool = (_array("local", e, _emit_local) for e in ELEMENTS)
 view_float32, view_float64, view_int64, view_bool = map(_view, ELEMENTS)
+near_float32, near_float64, near_int64, near_bool = map(_near, ELEMENTS)

@@ -15,13 +15,15 @@ from chainrule.codegen.cuda.product import panel_bytes, tiles_of, write_tile
 from chainrule.codegen.cuda.team import Plan, Spread, Team, Tiled, tiles_in
 from chainrule.codegen.cuda.teams import Since, write_nodes
 from chainrule.codegen.cuda.writer import CudaWriter
-from chainrule.codegen.kernel import Element, KernelSource, docstring, parameters_of
+from chainrule.codegen.kernel import CLOCK, Element, KernelSource, docstring, parameters_of
 from chainrule.codegen.layout import blocks
 from chainrule.codegen.names import Names
 from chainrule.codegen.native import Array
 from chainrule.executable import Precision
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.program import Kernel, Product, Program, accesses, leaves
+
+COUNTS = "clock[1] = clock[1] + 1"
 
 
 def kernel_source(
@@ -31,8 +33,10 @@ def kernel_source(
     element: Element,
     precision: Precision = "float32",
     arch: str = "sm_90",
+    counts: bool = False,
 ) -> KernelSource:
-    """`kernel` as a Python function named `entry`. precision: what a product's factors may be rounded to."""
+    """`kernel` as a Python function named `entry`. precision: what a product's factors may be rounded to. counts: it
+    counts the step in the clock, on the device, so that a graph of launches replays unchanged."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
     plan, grid = mapped(kernel, buffers, factors_of(element, precision, arch)), blocks(kernel)
@@ -42,10 +46,15 @@ def kernel_source(
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
     names = Names({"scratch", "kernel", *NAMES})
     names.fresh(entry)
-    w = CudaWriter(kernel, buffers, dims, element, names, stores=stores, arrays=plan.arrays, threads=plan.threads)
+    w = CudaWriter(
+        kernel, buffers, dims, element, names, stores=stores, arrays=plan.arrays, threads=plan.threads,
+        counts=counts, alone=plan.whole is None and kernel.block is None,
+    )  # fmt: skip
     w.shared = panel_bytes(tiles_in(plan.body), element)
     w.bounds = {dim_symbol(dim.name): dim.maximum for dim in program.dims if dim.maximum is not None}
     _write(kernel, plan, w)
+    if counts:
+        _count(w)
     if plan.whole is not None:
         grid = grid_of(plan, w)
     elif plan.around:
@@ -57,7 +66,8 @@ def kernel_source(
     computing = [leaf for leaf in leaves(kernel.body) if isinstance(leaf, Product) or leaf.reads or leaf.reduce]
     head = f"def {entry}({', '.join([*called, 'scratch'])}):"
     top = [f"    {line}" for line in (*declared, *(f"{name} = {value}" for name, value in w.hoisted.values()))]
-    equations = docstring([leaf.text for leaf in computing or leaves(kernel.body)])
+    texts = [leaf.text for leaf in computing or leaves(kernel.body)]
+    equations = docstring([*texts, COUNTS] if counts else texts)
     text = "\n".join([*imports(w.used), head, *equations, *top, *w.lines]) + "\n"
     return KernelSource(
         text=text,
@@ -108,6 +118,15 @@ def _write(kernel: Kernel, plan: Plan, w: CudaWriter) -> None:
         write_tile(plan.body[0], w)
     else:
         write_nodes(plan.body, team, w, Since(team))
+
+
+def _count(w: CudaWriter) -> None:
+    """Count the step, once all have read which one it is."""
+    clock = w.clock()
+    w.line(f"{w.call('sync')}()")
+    with w.inside(f"if {w.call('thread')}() == 0:"):
+        w.line(COUNTS.replace("clock", clock))
+    w.written.add(CLOCK)
 
 
 def grid_of(plan: Plan, w: CudaWriter) -> sp.Expr:

@@ -40,7 +40,19 @@ from chainrule.codegen.kernel import nest_of
 from chainrule.executable import Precision
 from chainrule.ir.expression import is_slot, slot
 from chainrule.ir.formula import Access, DType, Reduce, identity_of
-from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, gathered, leaves
+from chainrule.ir.program import (
+    Buffer,
+    Kernel,
+    Leaf,
+    Loop,
+    Product,
+    Range,
+    Statement,
+    accesses,
+    gathered,
+    leaves,
+    renamed,
+)
 
 
 def mapped(kernel: Kernel, buffers: Mapping[str, Buffer], factors: Precision = "float32") -> Plan:
@@ -92,30 +104,6 @@ def unblocked(kernel: Kernel) -> Kernel | None:
     body = tuple(renamed(n, names) for n in kernel.body)
     symbols = {s for leaf in leaves(body) for s in free_symbols(leaf)}
     return None if {block.number, block.first} & symbols else replace(kernel, body=body, block=None)
-
-
-def renamed(node: Leaf, names: Mapping[sp.Basic, sp.Basic]) -> Leaf:
-    """`node` with other symbols in its ranges and accesses."""
-
-    def span(r: Range) -> Range:
-        return replace(r, start=r.start.xreplace(names), stop=r.stop.xreplace(names))
-
-    def spans(group: Sequence[Range]) -> tuple[Range, ...]:
-        return tuple(map(span, group))
-
-    match node:
-        case Loop():
-            return replace(node, range=span(node.range), body=tuple(renamed(n, names) for n in node.body))
-        case Product():
-            return replace(
-                node,
-                rows=spans(node.rows),
-                columns=spans(node.columns),
-                inner=spans(node.inner),
-                batch=spans(node.batch),
-            )
-        case Statement():
-            return node
 
 
 def free_symbols(leaf: Statement | Product) -> set[sp.Basic]:

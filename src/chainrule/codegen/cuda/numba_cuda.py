@@ -20,7 +20,7 @@ from llvmlite import ir
 
 from chainrule.codegen.cuda import fragments, reductions
 from chainrule.codegen.cuda.functions import LIBRARY
-from chainrule.codegen.cuda.intrinsics import GLOBAL, I32, I64, WARP, meeting, shared_array
+from chainrule.codegen.cuda.intrinsics import GLOBAL, I32, I64, WARP, meeting, near_address, shared_array
 from chainrule.codegen.cuda.objects import NAMES, Compiled, CompileError, Job, Pointer, symbol_of
 from chainrule.codegen.cuda.toolkit import ToolError, cubin_of
 from chainrule.codegen.lowering import TRACED, Traced, call_traced
@@ -164,6 +164,18 @@ def _tail(function: Any) -> None:
         return builder.gep(args[0], [args[1]])
 
     _emitted(function, lambda pointer, at: (pointer, pointer, types.int64), emitter)
+
+
+def _near(function: Any, element: str) -> None:
+    kind = types.CPointer(_element(element))
+
+    def typer(room: Any, *kinds: Any) -> Any:
+        return (kind, room, *[types.int64] * 3) if isinstance(room, types.IntegerLiteral) else None
+
+    def emitter(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
+        return near_address(builder, context.get_data_type(kind.dtype), sig.args[0].literal_value, args[1:])
+
+    _emitted(function, typer, emitter)
 
 
 def _wide(load: Any, store: Any, count: int) -> None:
@@ -318,6 +330,7 @@ def _register() -> None:
         _array(NAMES[f"shared_{element}"], element, shared=True)
         _array(NAMES[f"local_{element}"], element, shared=False)
         _view(NAMES[f"view_{element}"], element)
+        _near(NAMES[f"near_{element}"], element)
     for count in (2, 4):
         _wide(NAMES[f"load{count}"], NAMES[f"store{count}"], count)
     _tail(NAMES["tail"])

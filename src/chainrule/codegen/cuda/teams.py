@@ -98,7 +98,11 @@ def write_alike(statement: Statement, team: Team, w: CudaWriter) -> None:
         return
     who = "lane" if team is Team.WARP else "thread"
     with w.inside(f"if {w.call(who)}() == 0:"):
+        first, known = len(w.lines), dict(w.hoisted)
         write_statement(statement, w)
+        own = [named for key, named in w.hoisted.items() if key not in known]  # in float64, by this thread alone
+        w.lines[first:first] = ["    " * w.depth + f"{name} = {value}" for name, value in own]
+        w.hoisted = known
 
 
 def write_turns(turns: Turns, team: Team, w: CudaWriter, since: Since) -> None:

@@ -107,7 +107,7 @@ class Figures:
 
     registers: of a thread. local: bytes of a thread's memory that are no registers: spills, or arrays indexed by what
     is not known. shared: bytes of a block, 1 KiB of the system's among them. doubles: instructions in float64. loads,
-    stores: of global memory, how many of each width in bits. instructions: in all.
+    stores: of memory that may be global, how many of each width in bits. instructions: in all.
     """
 
     registers: int
@@ -134,8 +134,8 @@ def figures(cubin: bytes) -> Figures:
         local=used["STACK"] + used["LOCAL"],
         shared=used["SHARED"],
         doubles=sum(bool(_DOUBLE.match(name)) for name in names),
-        loads=_widths(names, "LDG"),
-        stores=_widths(names, "STG"),
+        loads=_widths(names, ("LDG", "LD")),
+        stores=_widths(names, ("STG", "ST")),
         instructions=len(names) - names.count("NOP"),
     )
 
@@ -145,11 +145,11 @@ _DOUBLE = re.compile(r"D(ADD|MUL|FMA|SETP|MNMX)\b|MUFU\.\w*64|(F2F|F2I|I2F)\S*\.
 _WIDTH = re.compile(r"\.(8|16|32|64|128|256)\b|\.[US](8|16)\b")
 
 
-def _widths(names: list[str], kind: str) -> dict[int, int]:
-    """How many of the accesses of one kind have each width; one that names none has 32 bits."""
+def _widths(names: list[str], kinds: tuple[str, ...]) -> dict[int, int]:
+    """How many of the accesses of these kinds have each width; one that names none has 32 bits."""
     found = Counter[int]()
     for name in names:
-        if name.split(".")[0] == kind:
+        if name.split(".")[0] in kinds:
             width = _WIDTH.search(name)
             found[int(width[1] or width[2]) if width else 32] += 1
     return dict(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from chainrule.codegen.cuda.team import Carried
 from chainrule.executable import Precision
 from chainrule.ir.expression import is_slot
 from chainrule.ir.formula import Access, DType, Reduce
-from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves
+from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Statement, accesses, leaves, ranges
 
 
 @dataclass
@@ -92,7 +92,7 @@ def carried_by(loop: Loop, tree: Tree, beside: Sequence[Loop] = ()) -> tuple[Car
     if loop.until is not None:
         return None
     i = loop.range.symbol
-    around = {n.range.symbol: n.range for n in beside if n is not loop} | dict(inner_ranges(loop.body))
+    around = {n.range.symbol: n.range for n in beside if n is not loop} | ranges_of(loop.body)
     inside = count(loop.body)
     found: dict[str, Carried] = {}
     for name in dict.fromkeys(accesses(leaf)[1].tensor for leaf in leaves(loop.body)):
@@ -117,18 +117,9 @@ def touches(leaf: Statement | Product) -> tuple[Access, ...]:
     return (target, *(read for read in reads if read is not target))
 
 
-def inner_ranges(body: Sequence[Leaf]) -> Iterator[tuple[sp.Symbol, Range]]:
-    """The ranges of all loops in `body`."""
-    for node in body:
-        match node:
-            case Loop():
-                yield node.range.symbol, node.range
-                yield from inner_ranges(node.body)
-            case Product():
-                for r in (*node.batch, *node.rows, *node.columns, *node.inner):
-                    yield r.symbol, r
-            case Statement():
-                pass
+def ranges_of(body: Sequence[Leaf]) -> dict[sp.Symbol, Range]:
+    """The ranges of all loops in `body`, by their symbols."""
+    return {r.symbol: r for r in ranges(body)}
 
 
 def turns_differ(places: Sequence[sp.Expr], i: sp.Symbol, around: Mapping[sp.Symbol, Range]) -> bool:
@@ -177,7 +168,7 @@ def reduction_of(touched: Sequence[tuple[Statement | Product, Access]], i: sp.Sy
 
 def places_of(c: Carried, body: Sequence[Leaf], tree: Tree) -> tuple[Range, ...] | None:
     """The loops of `body` that say which places of a target are added to; None where that is no array of known size."""
-    inner = dict(inner_ranges(body))
+    inner = ranges_of(body)
     found: list[Range] = []
     for e in c.target.indices:
         if not e.free_symbols & inner.keys():

@@ -28,6 +28,10 @@ ALIGNMENT = 64  # of an array in a block's region
 
 REGION = "REGION"  # stands for where a block's region begins, until it is known how long one is
 
+ROOM = "ROOM"  # stands for the bytes of shared memory that are left, until it is known what is taken
+
+ROWS = 1024  # bytes of shared memory in which reductions over a block pass values
+
 
 @dataclass
 class CudaWriter(Writer):
@@ -37,6 +41,8 @@ class CudaWriter(Writer):
     own: by array of scratch its name, and where its team's part begins. region: bytes of memory for each block, for
     what shared memory does not hold. bounds: of dims, the greatest size. panels: of products' operands, by name: what
     each is called, and its elements. held: elements that are in variables. blocks: so many are to fit a multiprocessor.
+    counts: the kernel counts the step, when it ends. alone: one block is all that runs, so what has a size when inputs
+    have may be in shared memory too.
     """
 
     arrays: Mapping[str, Team] = field(default_factory=dict)
@@ -49,6 +55,8 @@ class CudaWriter(Writer):
     bounds: Mapping[sp.Basic, int] = field(default_factory=dict)
     panels: dict[str, tuple[str, int]] = field(default_factory=dict)
     held: dict[tuple[str, tuple[sp.Expr, ...]], str] = field(default_factory=dict)
+    counts: bool = False
+    alone: bool = False
 
     def is_inside(self, index: sp.Expr, extent: sp.Expr, buffer: Buffer) -> tuple[bool, bool]:
         """What the loops show, or that a dim is never greater than an array of scratch is long."""
@@ -70,6 +78,9 @@ class CudaWriter(Writer):
         yield names
         for name in names:
             self.names.release(name)
+
+    def step(self) -> str:
+        return f"({self.clock()}[1] + 1)" if self.counts else super().step()
 
     def place(self, access: Access, slots: Mapping[sp.Symbol, Symbol]) -> str:
         """An element as source: ``h[64 * n + j]``, or the variable that it was loaded into."""
@@ -110,7 +121,12 @@ class CudaWriter(Writer):
         if team is Team.WARP:
             first = self.names.fresh(f"{called}_first", never_had=True)
         size = ITEM[element] * count * parts
-        if count.is_Integer and self.shared + int(size) <= SHARED_BYTES:
+        if self.alone and not count.is_Integer:
+            first_byte = self.region
+            self.region += quotient(size + ALIGNMENT - 1, sp.Integer(ALIGNMENT)) * ALIGNMENT
+            part = f"{self.size_text(first_byte)}, {self.size_text(self.region)}"
+            self.top.append(f"{called} = {self.call(f'near_{element}')}({ROOM}, {part}, scratch)")
+        elif count.is_Integer and self.shared + int(size) <= SHARED_BYTES:
             self.shared += -(-int(size) // 16) * 16
             self.top.append(f"{called} = {self.call(f'shared_{element}')}({max(int(count) * parts, 1)})")
         else:
@@ -131,7 +147,9 @@ class CudaWriter(Writer):
         """The arrays of scratch, for the top of the kernel."""
         begins = f"{self.call('block')}() * {self.size_text(self.region)}" if self.region != 0 else "0"
         panels = [f"{name} = {self.call(f'shared_{self.element}')}({n})" for name, n in self.panels.values()]
-        return [*panels, *(line.replace(REGION, begins) for line in self.top)]
+        room = max(SHARED_BYTES - ROWS - self.shared, 0) // ALIGNMENT * ALIGNMENT
+        begins = "0" if self.alone else begins
+        return [*panels, *(line.replace(REGION, begins).replace(ROOM, str(room)) for line in self.top)]
 
     def size_text(self, e: sp.Expr) -> str:
         return str(int(e)) if e.is_Integer else self.size(e)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrule.executable import Launch
 from chainrule.runtime.buffers import Plan
 from chainrule.runtime.cuda.arrays import Block, padded
 from chainrule.runtime.cuda.tables import Tables
@@ -40,9 +41,10 @@ class Recording:
 
 @dataclass(eq=False)
 class Binding:
-    """A program for one set of sizes: where its buffers lie, and what was recorded of it."""
+    """A program for one set of sizes: its launches, where its buffers lie, and what was recorded of it."""
 
     plan: Plan
+    launches: tuple[Launch, ...]
     arena: Block
     places: list[int]  # by buffer
     scratch: int

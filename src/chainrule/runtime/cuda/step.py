@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.executable import Executable, Input, Launch, evaluate
+from chainrule.executable import Executable, Input, Launch, evaluate, launches_at
 from chainrule.runtime.buffers import ELEMENTS, Plan, Shape, bind, plan
 from chainrule.runtime.calls import (
     array_of,
@@ -139,7 +139,7 @@ class Runner:
         assert self._last is not None
         binding, recording = self._last
         places = self._places(binding, recording, 0)
-        for launch, table in zip(self.executable.launches, recording.tables.places(0), strict=True):
+        for launch, table in zip(binding.launches, recording.tables.places(0), strict=True):
             yield launch, partial(self._launch, launch, table, binding, places)
 
     def nearer(self, arrays: Mapping[str, Array]) -> dict[str, Given]:
@@ -299,7 +299,7 @@ class Runner:
             device.send(recording.block.address + results, host[results:])
         for step in range(recording.count):
             places = self._places(binding, recording, step)
-            for launch, table in zip(self.executable.launches, recording.tables.places(step), strict=True):
+            for launch, table in zip(binding.launches, recording.tables.places(step), strict=True):
                 self._launch(launch, table, binding, places)
             for buffer, (place, stride) in recording.kept.items():
                 target, count = place + step * stride, binding.plan.bytes[buffer]
@@ -387,7 +387,8 @@ class Runner:
 
     def _new_binding(self, bound: Plan) -> Binding:
         executable, sizes = self.executable, bound.sizes
-        scratch = max((evaluate(x.extent, sizes) * evaluate(x.scratch, sizes) for x in executable.launches), default=0)
+        launches = launches_at(executable, sizes)
+        scratch = max((evaluate(x.extent, sizes) * evaluate(x.scratch, sizes) for x in launches), default=0)
         needed = bound.arena + scratch
         if self._arena is None or needed > self._arena.count:  # all bindings share one: with it go those before
             self._bindings.clear()
@@ -401,8 +402,8 @@ class Runner:
             places[buffer] = place
         staged = [*(item.buffer for item in executable.inputs), *(item.buffer for item in executable.outputs)]
         step = sum(padded(bound.bytes[buffer]) for buffer in staged)
-        chunk = _power(max(min(CHUNK, NODES // max(len(executable.launches), 1), STAGED // max(step, 1)), 1))
-        return Binding(bound, self._arena, places, start + bound.arena if scratch else 0, chunk)
+        chunk = _power(max(min(CHUNK, NODES // max(len(launches), 1), STAGED // max(step, 1)), 1))
+        return Binding(bound, launches, self._arena, places, start + bound.arena if scratch else 0, chunk)
 
     def _recording_of_one(self, binding: Binding, given: Mapping[int, Given]) -> Recording:
         """That of one step, which copies by itself what comes from the host and what it gives, if that is little."""
@@ -424,7 +425,7 @@ class Runner:
         block = self._block(total, f"inputs and results of {count} steps need {total:,} bytes")
         made = Recording(count, block, placed(block.address, fed), placed(block.address, kept), results)
         places = [self._places(binding, made, step) for step in range(count)]
-        made.tables = Tables.of(self.device, self.executable.launches, places, plan.sizes)
+        made.tables = Tables.of(self.device, binding.launches, places, plan.sizes)
         if hosted:
             made.host = host = self.device.pinned(total)
             made.inputs = {
