@@ -44,11 +44,11 @@ def source(call: str, most: int = 32, width: int = 8) -> Source:
 
 
 @cache
-def made(call: str, mode: str = "gradient", **more: int) -> tuple[object, Program]:
+def made(call: str, mode: str = "gradient", n: int = 64, **more: int) -> tuple[object, Program]:
     wrt = QKV if mode == "gradient" else ()
     compiled = derive(source(call, **more), Options(mode, ("y",), wrt=wrt, target=f"cuda:{ARCH}"))
     machine = replace(GPU, serial_ns=0.0, tiny_ns=0.0)
-    return compiled, schedule(compiled.graph, training=False, sizes={"n": 64}, machine=machine)
+    return compiled, schedule(compiled.graph, training=False, sizes={"n": n}, machine=machine)
 
 
 def drawn(call: str, n: int, time: int, width: int = 8) -> dict[str, np.ndarray]:
@@ -61,13 +61,20 @@ def drawn(call: str, n: int, time: int, width: int = 8) -> dict[str, np.ndarray]
     return {name: value.astype(np.float32).astype(np.float64) for name, value in values.items()}
 
 
-def assert_agrees(call: str, n: int, time: int, element: str) -> None:
-    compiled, program = made(call)
-    values = drawn(call, n, time)
+BOUNDS = {"float32": 2e-5, "tf32": 4e-3, "bf16": 3e-2}
+
+
+def assert_agrees(call: str, n: int, time: int, element: str, precision: str = "float32") -> None:
+    width = 8 if precision == "float32" else 16  # a tile is worth while for so many terms
+    compiled, program = made(call, n=8 * width, width=width, most=4 * width)
+    values = drawn(call, n, time, width)
     wanted = evaluate(eliminate(compiled.derived), values, seed=0, step=0)
     given = {name: value.astype(element) for name, value in values.items()}
-    found, buffers = run_on_gpu(program, {"n": n, "time": time}, given, element), dict(program.outputs)
-    bound = 1e-12 if element == "float64" else 2e-5
+    found, buffers = (
+        run_on_gpu(program, {"n": n, "time": time}, given, element, precision=precision),
+        dict(program.outputs),
+    )
+    bound = 1e-12 if element == "float64" else BOUNDS[precision]
     for tensor in ("y", "loss", *(compiled.gradients[name] for name in QKV)):
         scale = max(np.abs(wanted[tensor]).max(initial=0), 1e-3)
         np.testing.assert_allclose(found[buffers[tensor]], wanted[tensor], rtol=0, atol=bound * scale, err_msg=tensor)
@@ -94,6 +101,13 @@ def test_no_scores_are_kept(call):
 def test_attention_and_its_gradients_agree_with_the_equations(call, element):
     for n, time in ((1, 1), (2, 5), (1, 17), (3, 32)):
         assert_agrees(call, n, time, element)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_factors_of_a_band_s_products_may_be_rounded(precision):
+    assert_agrees("causal", 1, 50, "float32", precision)
+    _, written = printed(made("causal", n=128, width=16, most=64)[1], "float32", precision)
+    assert any(f"mma_{precision}" in source.text and "softmax" in source.text for source in written)
 
 
 @pytest.mark.parametrize("mode", ["predict", "gradient"])
