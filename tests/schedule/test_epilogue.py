@@ -95,6 +95,6 @@ def test_a_convolution_which_no_library_does_takes_what_follows():
 
 
 def test_a_cpu_s_programs_know_nothing_of_it(monkeypatch):
-    monkeypatch.setattr(epilogue, "ends", None)
+    monkeypatch.setattr(epilogue, "pays", None)
     program = scheduled("h = relu(linear(x, width))", CPU)
     assert all(leaf.rows for k in program.kernels for leaf in leaves(k.body) if isinstance(leaf, Product))

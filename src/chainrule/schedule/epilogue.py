@@ -13,18 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import sympy as sp
 
 from chainrule.ir.formula import Access, DType
 from chainrule.ir.graph import Tensor
-from chainrule.ir.machine import Machine
 from chainrule.ir.matrices import multiplied
 from chainrule.ir.program import Product, Range, Statement
-from chainrule.schedule.cost import Sizes, bytes_of
+from chainrule.schedule.cost import bytes_of
+from chainrule.schedule.drafts import Draft
 from chainrule.schedule.links import Links
-from chainrule.schedule.product import Contraction, contraction_of
+from chainrule.schedule.product import Contraction
 from chainrule.schedule.task import Task
+from chainrule.schedule.tree import Group, joining
+
+if TYPE_CHECKING:
+    from chainrule.schedule.kernels import Planner
 
 CHAIN = 4
 """Maps ahead that are looked at for what a library does at once: an activation may be several."""
@@ -58,8 +63,9 @@ class ProductKernel:
 
     def _aligned(self, t: int, found: Mapping[int, Names]) -> Names | None:
         task, before = self.links.tasks[t], self.links.before[t]
-        if task.over or task.scattered or task.circles:
-            return None
+        made = {self.links.tasks[p].out for p in found}
+        if task.over or task.scattered or task.circles or made.isdisjoint(read.tensor for read in task.reads):
+            return None  # what only waits for the product, to be computed again, needs nothing of it
         names: dict[sp.Symbol, sp.Symbol] = {}
         for p in (p for p in found if p in before):
             if {a for a, _ in before[p]} != found[p].keys():
@@ -93,16 +99,6 @@ class ProductKernel:
         then = [_statement(tasks[t], names) for t, names in list(found.items())[1:]]
         return multiplied(product, (), then, shapes) is not None
 
-    def has_reader_beside(self, t: int) -> bool:
-        """Whether somebody would read what `t` makes where it is made, but in no product's kernel: what reduces its
-        rows."""
-        tasks, out = self.links.tasks, self.links.tasks[t].out
-        for r in (tasks[k] for k in self.links.readers.get(out, ())):
-            over = {index.symbol for index in r.over} if r.over and contraction_of(r) is None else set()
-            if any(over & read.indices[-1].free_symbols for read in r.reads_of(out) if read.indices):
-                return True
-        return False
-
     def _is_hidden(self, t: int, inside: Collection[int]) -> bool:
         """Whether nobody but `inside` sees what `t` makes."""
         task = self.links.tasks[t]
@@ -127,33 +123,54 @@ def _statement(task: Task, names: Names) -> Statement:
     return Statement(target, task.body.xreplace(dict(names)), tuple(r.renamed(names) for r in task.reads), where)
 
 
-def ends(
-    t: int, divided: sp.Symbol, kernel: ProductKernel, sizes: Sizes, machine: Machine, launch: bool
-) -> sp.Symbol | None:
-    """Which axis of `t` is the product's `divided`, if it is a map that had better end the product's kernel.
-
-    launch: whether the map would need one of its own elsewhere."""
+def end_product(t: int, at: int, planner: Planner) -> bool:
+    """Into the kernel of draft `at` if that is a product, which `t` is a map over the places of, and that pays."""
+    draft = planner.drafts[at] if planner.drafts else None
+    if draft is None or draft.product is None:
+        return False
+    kernel = ProductKernel(tuple(draft.tasks), planner.links, planner.contractions[draft.product], planner.tensors)
     found = kernel.names((t,))
-    if found is None or not pays(t, found[t], kernel, sizes, machine, launch):
-        return None
-    return next(own for own, p in found[t].items() if p == divided)
+    if found is None or not pays(t, found[t], kernel, planner):
+        return False
+    divided = draft.opened[draft.product]
+    planner.add(t, at, next(own for own, p in found[t].items() if p == divided))
+    return True
 
 
-def pays(t: int, names: Names, kernel: ProductKernel, sizes: Sizes, machine: Machine, launch: bool) -> bool:
+def pays(t: int, names: Names, kernel: ProductKernel, planner: Planner) -> bool:
     """Whether map `t`, whose axes are called so, is better done where the product is."""
     ours = not kernel.has_library()
     if not ours and kernel.will_have_library(t):
         return True
-    rates, product = machine.rates, kernel.product
+    rates, product, sizes, task = planner.machine.rates, kernel.product, planner.sizes, planner.links.tasks[t]
     assert rates is not None
     item, points = bytes_of(product.formula.dtype), sizes.points(product.formula.shape)
-    beside = kernel.has_reader_beside(t)  # it shares a kernel with the map, and would read its result from memory
-    saved = (1 if beside else 2) * item * points / rates.bytes
-    saved += rates.launch_ns if launch and not beside else 0.0
+    if has_company(t, planner):  # it would read the map's result from memory, and what else it holds want a launch more
+        saved = item * points / rates.bytes - rates.launch_ns
+    else:  # flat updates of all parameters share their launches
+        saved = 2 * item * points / rates.bytes + (0.0 if t in planner.updates else rates.launch_ns)
     flops = 2 * points * sizes.points(i.extent for i in product.over)
     lost = 0.0 if ours else flops / rates.flops - flops / rates.library_flops
-    strided = _strided(kernel.links.tasks[t], names, kernel.contraction.columns[-1].symbol)
+    strided = _strided(task, names, kernel.contraction.columns[-1].symbol)
     return saved > lost + strided * (rates.sector - item) * points / rates.bytes
+
+
+def has_company(t: int, planner: Planner) -> bool:
+    """Whether a reduction of what `t` makes would share the kernel of `t`, were that none of a product."""
+    links, options = planner.links, planner.options(t)
+    if not options:
+        return False
+    index = max(options, key=lambda i: (planner.gain(t, i), -options.index(i)))
+    draft = Draft(index, {t: index.symbol}, [t])
+    group = Group(index, False, draft.opened)
+    for r in links.readers.get(links.tasks[t].out, ()):
+        task = links.tasks[r]
+        if not task.over or r in planner.contractions:
+            continue
+        over = joining(r, task.over, group, planner.ground)
+        if joining(r, task.axes, group, planner.ground) or (over and planner.partial_pays(r, over, draft)):
+            return True
+    return False
 
 
 def _strided(task: Task, names: Names, last: sp.Symbol) -> int:

@@ -21,7 +21,7 @@ from chainrule.ir.machine import CPU, Machine
 from chainrule.ir.recurrence import still_indices
 from chainrule.schedule.cost import Sizes, bytes_of, cost_at
 from chainrule.schedule.drafts import Draft, even
-from chainrule.schedule.epilogue import ProductKernel, ends
+from chainrule.schedule.epilogue import end_product
 from chainrule.schedule.links import Links, links_of
 from chainrule.schedule.product import Contraction, contractions_of, far_operand, is_far
 from chainrule.schedule.stretches import LAYER, starts_of
@@ -115,7 +115,7 @@ class Planner:
             self.put_band(band)
             return
         earliest = max(max((self.done(p, t) for p in self.links.before[t]), default=0), self.awaited(t))
-        if self.end(t, earliest):
+        if end_product(t, earliest, self):
             return
         if not self.serial and not self.begins(t) and not self.is_alone(t) and self.join(t, earliest):
             return
@@ -141,17 +141,6 @@ class Planner:
         each of which has an owner."""
         own = t in self.contractions or (bool(self.links.tasks[t].scattered) and bool(self.options(t)))
         return own and not self.machine.tiles and not self.serial
-
-    def end(self, t: int, at: int) -> bool:
-        """Into the kernel of a product that `t` is a map over the places of, if `t` can run there and that pays."""
-        draft = self.drafts[at] if self.drafts else None
-        if draft is None or draft.product is None:
-            return False
-        kernel = ProductKernel(tuple(draft.tasks), self.links, self.contractions[draft.product], self.tensors)
-        symbol = ends(t, draft.opened[draft.product], kernel, self.sizes, self.machine, t not in self.updates)
-        if symbol is not None:
-            self.add(t, at, symbol)
-        return symbol is not None
 
     def begins(self, t: int) -> bool:
         """Whether `t` begins a kernel because a layer begins with it: equal layers then have equal kernels. Not after

@@ -15,9 +15,9 @@ from tests.cuda.device import Interpreter
 TEXT = """model ended():
     dim batch
     input x[batch, 20]
-    a = relu(linear(x, 64))
-    b = gelu_tanh(linear(a, 64))
-    param W[64, 64] ~ normal(0.2)
+    a = relu(linear(x, 200))
+    b = gelu_tanh(linear(a, 200))
+    param W[200, 200] ~ normal(0.2)
     z[n, o] = sum[i] b[n, i] * W[i, o]
     c[n, o] = a[n, o] / 2 - z[n, o]
     output y = linear(c, 3)
