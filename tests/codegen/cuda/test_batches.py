@@ -272,9 +272,8 @@ def test_numba_cuda_compiles_the_same_source_of_a_batch() -> None:
 
 
 def test_kernels_of_a_launch_have_its_note_in_the_program_s_picture() -> None:
-    options = Options("train", optimizer="adam", target=f"cuda:{ARCH}")
-    source = Source(MODEL, "shapes.graph")
-    _, found = launched(step_of("adam", batch=256)[1], "float32")
-    notes = [f"launch {k}" for k in range(len(found))]
-    drawn = views.picture(source, options, "program", "dot", notes=notes).decode()
-    assert drawn.count(f"launch {len(found) - 1}") == 8
+    options = Options("train", optimizer="adam", target=f"cuda:{ARCH}", sizes=(("batch", 512),))
+    _, found = launched(step_of("adam")[1], "float32", sizes={"batch": 512})
+    notes = ["together" if len(batch.kernels) == 8 else "" for batch in found]
+    drawn = views.picture(Source(MODEL, "shapes.graph"), options, "program", "dot", notes=notes).decode()
+    assert notes.count("together") == 1 and drawn.count("together") == 8
