@@ -29,7 +29,7 @@ from chainrule.ir.program import (
     ranges,
     renamed,
 )
-from chainrule.schedule.cost import Sizes
+from chainrule.schedule.cost import PRODUCT_NS, Sizes
 from chainrule.schedule.equal import kernel_name
 from chainrule.schedule.task import fresh
 
@@ -49,7 +49,8 @@ def is_small(program: Program, sizes: Sizes, machine: Machine) -> bool:
     for dim in program.dims:
         if dim.definition is not None:
             sizes.define(dim)
-    return sizes.of(gain(program, program, machine)) > 0
+    most = len(program.kernels) * (machine.kernel_ns - machine.part_ns)  # a grid's loops say what their blocks do alone
+    return float(OTHERS) * sizes.of(sp.Add(*(kernel.cost for kernel in program.kernels))) < most
 
 
 def gain(grid: Program, alone: Program, machine: Machine) -> sp.Expr:
@@ -65,16 +66,30 @@ def gain(grid: Program, alone: Program, machine: Machine) -> sp.Expr:
 
 def work(kernel: Kernel) -> sp.Expr:
     """Nanoseconds of a kernel's work on one multiprocessor, over the dims."""
-    multiplies = any(isinstance(leaf, Product) for leaf in leaves(kernel.body))
-    return kernel.cost * (PRODUCTS if multiplies else OTHERS)
+    return OTHERS * kernel.cost + (PRODUCTS - OTHERS) * PRODUCT_NS * multiplications(kernel.body)
 
 
-def either(grid: Program, alone: Program, machine: Machine) -> Program:
-    """`grid` or, where that is quicker, `alone` as one kernel: as the sizes are, unless they are known now."""
+def multiplications(body: Sequence[Leaf]) -> sp.Expr:
+    """Of all products in a tree."""
+    total: sp.Expr = sp.S.Zero
+    for node in body:
+        match node:
+            case Loop():
+                total += (node.range.stop - node.range.start) * multiplications(node.body)
+            case Product():
+                total += sp.Mul(*(r.stop - r.start for r in ranges((node,))))
+            case Statement():
+                pass
+    return total
+
+
+def either(grid: Program, alone: Program, sizes: Sizes, machine: Machine) -> Program:
+    """`grid` or, where that is quicker, `alone` as one kernel: as the sizes are, unless they are known now, or `sizes`,
+    which are small, are too large for it."""
     saved = gain(grid, alone, machine)
+    if sizes.of(saved) <= 0:
+        return grid
     if saved.is_number:
-        if saved <= 0:
-            return grid
         results = {of for _, of in alone.outputs}
         lasting = tuple(b for b in alone.buffers if b.space != "arena" or b.name in results)
         return replace(alone, kernels=(together(alone, lasting),), buffers=lasting)

@@ -79,7 +79,8 @@ def schedule(
     small = Sizes(graph, sizes, BLOCK)
     if memory is not None or not is_small(program, small, machine):
         return program
-    return either(program, scheduled(graph, small, BLOCK, training=training, item=item, chosen=chosen), machine)
+    alone = scheduled(graph, small, BLOCK, training=training, item=item, chosen=chosen)
+    return either(program, alone, small, machine)
 
 
 def scheduled(
