@@ -28,6 +28,9 @@ SHARED_BYTES = GPU.shared_bytes
 PRIVATE = 32
 """Elements of an array that each thread has to itself: it should lie in registers."""
 
+DEALT = 96
+"""Registers of a thread that hold its parts of rows, at most: as many again are left for everything else."""
+
 KEPT = 512
 """Elements of an array that each warp keeps a part of: so many for eight warps are a third of shared memory."""
 

@@ -110,6 +110,7 @@ def write_group(statements: Sequence[Statement], last: Range, count: int, w: Cud
             lane = w.names.fresh(f"{known.text}_{k}")
             w.line(f"{lane} = {known.text} + {k}")
             w.symbols[last.symbol] = Symbol(lane, "integer", known.moves)
+        w.turn = w.turn[0], k
         w.held.update({key: names[key][k] for key in rows})
         for s in statements:
             write_statement(s, w)
@@ -132,5 +133,5 @@ def _names(tensor: str, count: int, w: CudaWriter) -> list[str]:
 
 def _moves(s: Statement, last: Range, count: int, w: CudaWriter) -> bool:
     """Whether more than rows changes from neighbour to neighbour."""
-    others = (a for a in touches(s) if not is_row(a, last, count, w))
+    others = (a for a in touches(s) if a.tensor not in w.dealt and not is_row(a, last, count, w))
     return last.symbol in s.value.free_symbols or any(last.symbol in e.free_symbols for a in others for e in a.indices)

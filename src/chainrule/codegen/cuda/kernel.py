@@ -6,6 +6,7 @@ from collections.abc import Set
 
 import sympy as sp
 
+from chainrule.codegen.cuda.dealt import dealt
 from chainrule.codegen.cuda.fragments import LEAST
 from chainrule.codegen.cuda.groups import group_of, is_exact, turns_of
 from chainrule.codegen.cuda.indices import indices, places
@@ -18,7 +19,7 @@ from chainrule.codegen.cuda.writer import CudaWriter
 from chainrule.codegen.kernel import CLOCK, Element, KernelSource, docstring, parameters_of
 from chainrule.codegen.layout import blocks
 from chainrule.codegen.names import Names
-from chainrule.codegen.native import Array
+from chainrule.codegen.native import ITEM, Array
 from chainrule.executable import Precision
 from chainrule.ir.expression import dim_symbol, quotient
 from chainrule.ir.program import Kernel, Product, Program, accesses, leaves
@@ -43,12 +44,13 @@ def kernel_source(
     if plan.whole is not None:
         kernel = plan.whole
     buffers |= {b.name: b for b in plan.added}
+    plan = dealt(plan, buffers, ITEM[element])
     stores = frozenset(accesses(leaf)[1].tensor for leaf in leaves(kernel.body))
     names = Names({"scratch", "kernel", *NAMES})
     names.fresh(entry)
     w = CudaWriter(
         kernel, buffers, dims, element, names, stores=stores, arrays=plan.arrays, threads=plan.threads,
-        counts=counts, alone=plan.whole is None and kernel.block is None,
+        dealt=plan.dealt, counts=counts, alone=plan.whole is None and kernel.block is None,
     )  # fmt: skip
     w.shared = panel_bytes(tiles_in(plan.body), element)
     w.bounds = {dim_symbol(dim.name): dim.maximum for dim in program.dims if dim.maximum is not None}

@@ -20,7 +20,9 @@ from dataclasses import replace
 
 import sympy as sp
 
+from chainrule.codegen.cuda.dealt import registers, row_of
 from chainrule.codegen.cuda.device import (
+    DEALT,
     KEPT,
     MOST_THREADS,
     PRIVATE,
@@ -154,9 +156,8 @@ def spread_over_grid(node: Leaf, tree: Tree) -> Spread | Tiled | None:
 
 def ended_product(body: Sequence[Leaf]) -> tuple[Product, tuple[Statement, ...]] | None:
     """A product, and the statements that make something of its sums, place by place, where that is all."""
-    first, *rest = body
-    then = tuple(n for n in rest if isinstance(n, Statement))
-    return (first, then) if isinstance(first, Product) and len(then) == len(rest) else None
+    then = tuple(n for n in body[1:] if isinstance(n, Statement))
+    return (body[0], then) if body and isinstance(body[0], Product) and len(then) == len(body) - 1 else None
 
 
 def map_body(body: Sequence[Leaf], team: Team, tree: Tree) -> tuple[Mapped, ...]:
@@ -171,23 +172,50 @@ def map_node(node: Leaf, team: Team, tree: Tree) -> Iterator[Mapped]:
             found = tile_in_block(node, tree) if team is Team.BLOCK else None
             yield found or product_nest(node, node.batch, (), team, tree)
         case Loop():
-            yield map_loop(node, team, tree)
+            yield from map_loop(node, team, tree)
 
 
-def map_loop(loop: Loop, team: Team, tree: Tree) -> Mapped:
+def map_loop(loop: Loop, team: Team, tree: Tree) -> Iterator[Mapped]:
     """A loop for a team: spread where its turns allow it."""
     if team is Team.THREAD or loop.until is not None:
-        return Turns(loop, map_body(loop.body, team, tree))
-    nest = nest_of(loop)
+        yield Turns(loop, map_body(loop.body, team, tree))
+        return
+    nest, found = nest_of(loop), None
     if all(isinstance(n, Statement) for n in nest[-1].body):
         found = statements_nest(nest, team, tree)
-        if found is not None:
-            return found
     ended = ended_product(nest[-1].body)
-    if ended is not None and all(carried_by(n, tree) == () for n in nest):
+    if found is None and ended is not None and all(carried_by(n, tree) == () for n in nest):
         p, batch = gathered(ended[0], tuple(n.range for n in nest))
-        return product_nest(p, batch, ended[1], team, tree)
-    return rows_of_work(nest, team, tree) or Turns(loop, map_body(loop.body, team, tree))
+        found = product_nest(p, batch, ended[1], team, tree)
+    found = found or rows_of_work(nest, team, tree)
+    if found is not None:
+        yield found
+    else:
+        yield from follow(loop, team, tree)
+
+
+def follow(loop: Loop, team: Team, tree: Tree) -> Iterator[Mapped]:
+    """A loop whose turns follow each other. A row that all of them add to is an array of the team's own meanwhile."""
+    before: list[Leaf] = []
+    after: list[Leaf] = []
+    body = loop.body
+    for c in carried_by(loop, tree) or ():
+        name, row = c.target.tensor, places_of(c, body, tree)
+        if (
+            tree.is_variable(name)
+            or row is None
+            or not registers(row_of(body, name), WARP if team is Team.WARP else THREADS)
+        ):
+            continue
+        (r,) = row
+        dtype = tree.dtype(name)
+        own = Access(tree.local(name, dtype, (r.stop,)), (r.symbol,))
+        body = tuple(retargeted(node, c.target, own) for node in body)
+        before.append(Loop(r, (Statement(own, identity_of(c.reduce, dtype)),)))
+        after.append(Loop(r, (Statement(c.target, slot(0, dtype.sort), (own,), reduce=c.reduce),)))
+    yield from map_body(before, team, tree)
+    yield Turns(replace(loop, body=body), map_body(body, team, tree))
+    yield from map_body(after, team, tree)
 
 
 def rows_of_work(nest: Sequence[Loop], team: Team, tree: Tree) -> Spread | None:
@@ -214,11 +242,13 @@ def rows_of_work(nest: Sequence[Loop], team: Team, tree: Tree) -> Spread | None:
         places = [places_of(c, body, tree) for c in carried if c not in scalars]
         if any(p is None for p in places):
             continue
+        apart = [c.target.tensor for c in carried if c not in scalars]
         elements = sum(tree.points(p) for p in places if p is not None)
-        members = members_for(body, tree, team)
+        members = members_for(body, tree, team, apart)
         if members is Team.THREAD and elements > PRIVATE:
             members = Team.WARP
-        if members >= team or (members is Team.WARP and (tree.points(ranges) < 2 or elements > KEPT)):
+        held = elements <= KEPT or all(registers(row_of(body, name)) for name in apart)
+        if members >= team or (members is Team.WARP and (tree.points(ranges) < 2 or not held)):
             continue
         if team is Team.WARP and elements:
             continue
@@ -234,25 +264,26 @@ def rows_of_work(nest: Sequence[Loop], team: Team, tree: Tree) -> Spread | None:
     return None
 
 
-def members_for(body: Sequence[Leaf], tree: Tree, team: Team) -> Team:
-    """The team whose size a row of work fills: a thread, a warp, or a block."""
+def members_for(body: Sequence[Leaf], tree: Tree, team: Team, apart: Sequence[str] = ()) -> Team:
+    """The team whose size a row of work fills: a thread, a warp, or a block. apart: tensors that each member adds to an
+    array of its own for."""
     inner = max((work(node, tree) for node in body), default=1)
     arrays = private_arrays(body, tree)
-    if inner <= THREAD_ROW and all(n.is_Integer and n <= PRIVATE for n in arrays):
+    if inner <= THREAD_ROW and all(n.is_Integer and n <= PRIVATE for n in arrays.values()):
         return Team.THREAD
     warps = (THREADS if tree.kernel.block is not None or team is Team.GRID else MOST_THREADS) // WARP
-    fits = all(n.is_Integer for n in arrays) and sum(map(int, arrays)) * WIDEST * warps <= SHARED_BYTES
-    if inner <= WARP_ROW and fits:
+    rows = {name: registers(row_of(body, name)) for name in (*arrays, *apart)}
+    shared = [n for name, n in arrays.items() if not rows[name]]
+    fits = all(n.is_Integer for n in shared) and sum(map(int, shared)) * WIDEST * warps <= SHARED_BYTES
+    if inner <= WARP_ROW and fits and sum(rows.values()) <= DEALT:
         return Team.WARP
     return Team.BLOCK
 
 
-def private_arrays(body: Sequence[Leaf], tree: Tree) -> list[sp.Expr]:
+def private_arrays(body: Sequence[Leaf], tree: Tree) -> dict[str, sp.Expr]:
     """Elements of each scratch array that only `body` touches."""
-    own = (
-        tree.buffers[name] for name, times in count(body).items() if name in tree.buffers and tree.is_own(name, times)
-    )
-    return [sp.Mul(*buffer.shape) for buffer in own if buffer.shape]
+    own = (name for name, times in count(body).items() if name in tree.buffers and tree.is_own(name, times))
+    return {name: sp.Mul(*tree.buffers[name].shape) for name in own if tree.buffers[name].shape}
 
 
 def work(node: Leaf, tree: Tree) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from chainrule.codegen.cuda.device import THREADS
@@ -52,11 +52,24 @@ class Turns:
 
 
 @dataclass(frozen=True)
+class Deal:
+    """How turns of a row of a known length are dealt: neighbours, `width` of them, go to each of `threads` in turn."""
+
+    threads: int
+    length: int
+    width: int
+
+    @property
+    def rounds(self) -> int:
+        return self.length // (self.threads * self.width)
+
+
+@dataclass(frozen=True)
 class Spread:
     """Loops that nest perfectly, flattened and divided among `members` of `team`, in strides.
 
     members: the smaller team that each turn belongs to. carried: scalars that turns add to: each member has a part.
-    kept: the same of arrays.
+    kept: the same of arrays. deal: how turns are dealt, where registers hold what they touch.
     """
 
     ranges: tuple[Range, ...]
@@ -65,6 +78,7 @@ class Spread:
     body: tuple[Mapped, ...]
     carried: tuple[Carried, ...] = ()
     kept: tuple[Kept, ...] = ()
+    deal: Deal | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +104,8 @@ Mapped = Turns | Spread | Statement | Tiled
 @dataclass(frozen=True)
 class Plan:
     """A kernel's mapped tree. around: loops around all of it, whose turns are blocks of a grid of their own. whole: the
-    kernel over its whole extent, where the grid divides that as it likes. arrays:
-    the team that each array of scratch belongs to. added: locals that the mapping made."""
+    kernel over its whole extent, where the grid divides that as it likes. arrays: the team that each array of scratch
+    belongs to. added: locals that the mapping made. dealt: rows in registers."""
 
     body: tuple[Mapped, ...]
     whole: Kernel | None
@@ -99,6 +113,7 @@ class Plan:
     arrays: Mapping[str, Team]
     added: tuple[Buffer, ...]
     around: tuple[Range, ...] = ()
+    dealt: Mapping[str, Deal] = field(default_factory=dict)
 
 
 def tiles_in(nodes: Sequence[Mapped]) -> Iterator[Tiled]:

@@ -17,8 +17,8 @@ from chainrule.codegen.cuda.device import WARP
 from chainrule.codegen.cuda.groups import group_of, is_exact, narrowed, write_group
 from chainrule.codegen.cuda.indices import split
 from chainrule.codegen.cuda.product import write_tiles
-from chainrule.codegen.cuda.team import Carried, Kept, Mapped, Spread, Team, Tiled, Turns, touched
-from chainrule.codegen.cuda.writer import CudaWriter
+from chainrule.codegen.cuda.team import Carried, Deal, Kept, Mapped, Spread, Team, Tiled, Turns, touched
+from chainrule.codegen.cuda.writer import CudaWriter, register
 from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.statement import as_stored, write_statement
 from chainrule.errors import ChainruleError
@@ -131,8 +131,10 @@ def write_spread(spread: Spread, w: CudaWriter) -> None:
     for node in spread.body:  # turns differ in all places but those of the member's own arrays
         touches = shared_of(node, spread.members, w)
         since.add(*({n for n in names if w.arrays.get(n) is spread.members} for names in touches))
-    count = group_of(spread, w)
-    if count > 1 and not is_exact(spread.ranges[-1], count):
+    count = 1 if spread.deal is not None else group_of(spread, w)
+    if spread.deal is not None:
+        write_dealt(spread, spread.deal, w)
+    elif count > 1 and not is_exact(spread.ranges[-1], count):
         write_row(spread, count, w)
     elif count > 1:
         with members(replace(spread, ranges=narrowed(spread, count)), w):
@@ -148,6 +150,23 @@ def write_spread(spread: Spread, w: CudaWriter) -> None:
         join(c, part, spread, w)
     for k in spread.kept:
         join_array(k, spread, w)
+
+
+def write_dealt(spread: Spread, deal: Deal, w: CudaWriter) -> None:
+    """A row whose turns are dealt: the numbers of a thread's turns are those of its registers."""
+    statements = [s for s in spread.body if isinstance(s, Statement)]
+    first, _ = stride(spread, w)
+    turn = w.names.fresh("turn")
+    with opened(spread.ranges, w) as (name,), w.inside(f"for {turn} in range({deal.rounds}):"):
+        begin = first if deal.width == 1 else f"{first} * {deal.width}"
+        w.line(f"{name} = {begin} + {deal.threads * deal.width} * {turn}")
+        w.turn = turn, 0
+        if deal.width > 1:
+            write_group(statements, spread.ranges[0], deal.width, w)
+        else:
+            for s in statements:
+                write_statement(s, w)
+    w.names.release(turn)
 
 
 def write_row(spread: Spread, count: int, w: CudaWriter) -> None:
@@ -303,8 +322,9 @@ def clear(k: Kept, spread: Spread, w: CudaWriter) -> None:
     count = math.prod(int(r.stop) for r in k.ranges)
     zero = start_of(Carried(k.target, k.reduce), w)
     at = w.names.fresh("place")
-    if spread.members is Team.THREAD:
-        with w.inside(f"for {at} in range({count}):"):
+    deal = w.dealt.get(k.private)
+    if spread.members is Team.THREAD or deal is not None:
+        with w.inside(f"for {at} in range({count if deal is None else deal.rounds * deal.width}):"):
             w.line(f"{name}[{at}] = {zero}")
     else:
         with w.inside(f"for {at} in range({w.call('lane')}(), {count}, {WARP}):"):
@@ -317,6 +337,8 @@ def join_array(k: Kept, spread: Spread, w: CudaWriter) -> None:
     """All members' arrays, place by place in the members' order, into the target."""
     name, _ = w.scratch(k.private)
     count = math.prod(int(r.stop) for r in k.ranges)
+    if (deal := w.dealt.get(k.private)) is not None:
+        name = lay_out(name, deal, w)
     if not k.fresh:
         w.read.add(k.target.tensor)
     w.written.add(k.target.tensor)
@@ -346,6 +368,19 @@ def join_array(k: Kept, spread: Spread, w: CudaWriter) -> None:
             w.line(new)
     if not threads:
         w.line(f"{w.call('sync')}()")  # before a next turn clears the parts
+
+
+def lay_out(name: str, deal: Deal, w: CudaWriter) -> str:
+    """The rows that each warp has in registers, one after the other in memory."""
+    rows, (turn, place) = w.staging(w.warps * deal.length), (w.names.fresh("turn"), w.names.fresh("place"))
+    with w.inside(f"for {turn} in range({deal.rounds}):"):
+        begin = f"{w.call('warp')}() * {deal.length} + {w.call('lane')}() * {deal.width}"
+        w.line(f"{place} = {begin} + {deal.threads * deal.width} * {turn}")
+        for k in range(deal.width):
+            w.line(f"{rows}[{place}{f' + {k}' if k else ''}] = {name}[{register(deal, turn, k)}]")
+    w.names.release(turn)
+    w.names.release(place)
+    return rows
 
 
 def joined(reduce: Reduce, a: str, b: str, w: CudaWriter) -> str:

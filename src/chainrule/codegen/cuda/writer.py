@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import sympy as sp
 
 from chainrule.codegen.cuda.device import SHARED_BYTES, WARP
-from chainrule.codegen.cuda.team import Team
+from chainrule.codegen.cuda.team import Deal, Team
 from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.kernel import Writer, element_of
 from chainrule.codegen.native import ITEM
@@ -33,6 +33,12 @@ ROOM = "ROOM"  # stands for the bytes of shared memory that are left, until it i
 ROWS = 1024  # bytes of shared memory in which reductions over a block pass values
 
 
+def register(deal: Deal, turn: str, neighbour: int) -> str:
+    """The place of an element among a thread's own."""
+    place = turn if deal.width == 1 else f"{turn} * {deal.width}"
+    return f"{place} + {neighbour}" if neighbour else place
+
+
 @dataclass
 class CudaWriter(Writer):
     """A `Writer` whose arrays are flat, and whose scratch belongs to teams.
@@ -43,6 +49,8 @@ class CudaWriter(Writer):
     each is called, and its elements. held: elements that are in variables. blocks: so many are to fit a multiprocessor.
     counts: the kernel counts the step, when it ends. alone: one block is all that runs, so what has a size when inputs
     have may be in shared memory too.
+    dealt: arrays that are rows in registers. turn: the number of a thread's turn, where these are dealt, and which of
+    its neighbours is meant. stages: memory by its elements, in which what is in registers is laid out.
     """
 
     arrays: Mapping[str, Team] = field(default_factory=dict)
@@ -57,6 +65,9 @@ class CudaWriter(Writer):
     held: dict[tuple[str, tuple[sp.Expr, ...]], str] = field(default_factory=dict)
     counts: bool = False
     alone: bool = False
+    dealt: Mapping[str, Deal] = field(default_factory=dict)
+    turn: tuple[str, int] = ("", 0)
+    stages: dict[int, str] = field(default_factory=dict)
 
     def is_inside(self, index: sp.Expr, extent: sp.Expr, buffer: Buffer) -> tuple[bool, bool]:
         """What the loops show, or that a dim is never greater than an array of scratch is long."""
@@ -88,6 +99,9 @@ class CudaWriter(Writer):
             return self.variable(access.tensor)
         if (held := self.held.get((access.tensor, access.indices))) is not None:
             return held
+        if (deal := self.dealt.get(access.tensor)) is not None:
+            turn, neighbour = self.turn
+            return f"{self.scratch(access.tensor)[0]}[{register(deal, turn, neighbour)}]"
         name, at = self.element_at(access, slots)
         return f"{name}[{at}]"
 
@@ -113,6 +127,8 @@ class CudaWriter(Writer):
         called = self.names.fresh(buffer.stands_for or buffer.name, never_had=True)
         element = element_of(buffer.dtype, self.element)
         count = sp.Mul(*(self.over_dims(e) for e in buffer.shape))
+        if (deal := self.dealt.get(name)) is not None:
+            count = sp.Integer(deal.rounds * deal.width)
         if team is Team.THREAD:
             self.top.append(f"{called} = {self.call(f'local_{element}')}({max(int(count), 1)})")
             return called, ""
@@ -120,19 +136,7 @@ class CudaWriter(Writer):
         first = ""
         if team is Team.WARP:
             first = self.names.fresh(f"{called}_first", never_had=True)
-        size = ITEM[element] * count * parts
-        if self.alone and not count.is_Integer:
-            first_byte = self.region
-            self.region += quotient(size + ALIGNMENT - 1, sp.Integer(ALIGNMENT)) * ALIGNMENT
-            part = f"{self.size_text(first_byte)}, {self.size_text(self.region)}"
-            self.top.append(f"{called} = {self.call(f'near_{element}')}({ROOM}, {part}, scratch)")
-        elif count.is_Integer and self.shared + int(size) <= SHARED_BYTES:
-            self.shared += -(-int(size) // 16) * 16
-            self.top.append(f"{called} = {self.call(f'shared_{element}')}({max(int(count) * parts, 1)})")
-        else:
-            offset = self.region
-            self.region += quotient(size + ALIGNMENT - 1, sp.Integer(ALIGNMENT)) * ALIGNMENT
-            self.top.append(f"{called} = {self.call(f'view_{element}')}(scratch, {REGION} + {self.size_text(offset)})")
+        self.top.append(f"{called} = {self._memory(count * parts, element)}")
         if first:
             self.top.append(f"{first} = {self.call('warp')}() * {self.size_text(count)}")
         return called, first
@@ -142,6 +146,27 @@ class CudaWriter(Writer):
         called, known = self.panels.get(name) or (self.names.fresh(name, never_had=True), 0)
         self.panels[name] = called, max(known, elements)
         return called
+
+    def staging(self, elements: int) -> str:
+        """Memory of a block in which threads lay out what they have in registers; each user has it between barriers."""
+        if elements not in self.stages:
+            called = self.names.fresh("stage", never_had=True)
+            self.stages[elements] = called
+            self.top.append(f"{called} = {self._memory(sp.Integer(elements), self.element)}")
+        return self.stages[elements]
+
+    def _memory(self, count: sp.Expr, element: str) -> str:
+        """Shared memory where it fits, else a part of the launch's scratch region."""
+        size = ITEM[element] * count
+        if count.is_Integer and self.shared + int(size) <= SHARED_BYTES:
+            self.shared += -(-int(size) // 16) * 16
+            return f"{self.call(f'shared_{element}')}({max(int(count), 1)})"
+        first = self.region
+        self.region += quotient(size + ALIGNMENT - 1, sp.Integer(ALIGNMENT)) * ALIGNMENT
+        if self.alone and not count.is_Integer:
+            part = f"{self.size_text(first)}, {self.size_text(self.region)}"
+            return f"{self.call(f'near_{element}')}({ROOM}, {part}, scratch)"
+        return f"{self.call(f'view_{element}')}(scratch, {REGION} + {self.size_text(first)})"
 
     def declarations(self) -> list[str]:
         """The arrays of scratch, for the top of the kernel."""
