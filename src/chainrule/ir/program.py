@@ -143,7 +143,7 @@ class Program:
     """Kernels in order, and the buffers between them. Inputs, params, … are named as on the graph.
 
     results: for each output and each state or parameter that is updated, the buffer that holds its value at the end
-    (an update's target is the store's own buffer).
+    (an update's target is the store's own buffer). sizes: of dims, what the kernels were planned for.
     """
 
     name: str
@@ -156,6 +156,7 @@ class Program:
     values: tuple[tuple[str, float], ...]  # of states and scalars: at start, by default
     bounds: tuple[tuple[str, sp.Expr], ...] = ()  # of int inputs: 0 <= value < bound
     convolutions: tuple[tuple[str, Choice], ...] = ()  # what was chosen for each that fewer multiplications can compute
+    sizes: tuple[tuple[str, int], ...] = ()
 
 
 def alternatives(kernels: Sequence[Kernel]) -> list[tuple[Kernel, ...]]:

@@ -118,6 +118,7 @@ def scheduled(
         ),
         bounds=tuple((t.name, t.bound) for t in graph.inputs if t.bound is not None),
         convolutions=tuple(chosen.items()),
+        sizes=tuple((str(dim), size) for dim, size in sizes.known.items()),
     )
     return end_early(program)
 

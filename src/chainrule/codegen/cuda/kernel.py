@@ -40,7 +40,8 @@ def kernel_source(
     counts the step in the clock, on the device, so that a graph of launches replays unchanged."""
     buffers = {b.name: b for b in (*program.buffers, *kernel.locals)}
     dims = frozenset(dim_symbol(dim.name) for dim in program.dims)
-    plan, grid = mapped(kernel, buffers, factors_of(element, precision, arch)), blocks(kernel)
+    planned = {dim_symbol(name): sp.Integer(size) for name, size in program.sizes}
+    plan, grid = mapped(kernel, buffers, factors_of(element, precision, arch), planned), blocks(kernel)
     if plan.whole is not None:
         kernel = plan.whole
     buffers |= {b.name: b for b in plan.added}

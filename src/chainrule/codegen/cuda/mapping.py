@@ -57,15 +57,20 @@ from chainrule.ir.program import (
 )
 
 
-def mapped(kernel: Kernel, buffers: Mapping[str, Buffer], factors: Precision = "float32") -> Plan:
+def mapped(
+    kernel: Kernel,
+    buffers: Mapping[str, Buffer],
+    factors: Precision = "float32",
+    sizes: Mapping[sp.Symbol, sp.Integer] | None = None,
+) -> Plan:
     """`kernel` for a grid: the whole of it if its blocks may be divided otherwise, else block by block.
 
-    factors: what a tile rounds those of its product to.
+    factors: what a tile rounds those of its product to. sizes: of dims, what a grid is planned for.
     """
     tree = Tree(kernel, buffers, factors)
     whole = None if kernel.block is None else unblocked(kernel)
     if whole is not None:
-        tree = Tree(whole, buffers, factors)
+        tree = Tree(whole, buffers, factors, sizes or {})
         found = (len(whole.body) > 1 and by_owners(whole, tree)) or as_one(whole, tree)
         if found is not None:
             threads = found.threads if isinstance(found, Tiled) else THREADS

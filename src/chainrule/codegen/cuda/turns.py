@@ -18,11 +18,12 @@ from chainrule.ir.program import Buffer, Kernel, Leaf, Loop, Product, Range, Sta
 
 @dataclass
 class Tree:
-    """A kernel while it is mapped. factors: what those of its products are rounded to."""
+    """A kernel while it is mapped. factors: what those of its products are rounded to. sizes: what dims are about."""
 
     kernel: Kernel
     buffers: Mapping[str, Buffer]
     factors: Precision = "float32"
+    sizes: Mapping[sp.Symbol, sp.Integer] = field(default_factory=dict)
     added: list[Buffer] = field(default_factory=list)
 
     @cached_property
@@ -52,6 +53,7 @@ class Tree:
         block = self.kernel.block
         if block is not None:
             n = sp.expand(n.xreplace({block.last: block.first + block.size}))
+        n = n.xreplace(self.sizes)
         return max(int(n), 0) if n.is_Integer else UNKNOWN
 
     def points(self, ranges: Sequence[Range]) -> int:
