@@ -37,22 +37,31 @@ def split(flat: str, places: Sequence[tuple[str, Range, str]], w: CudaWriter) ->
 
 
 @contextmanager
-def indices(ranges: Sequence[Range], flat: str, w: CudaWriter) -> Iterator[None]:
-    """Names for the indices that a flat number consists of."""
+def opened(ranges: Sequence[Range], w: CudaWriter) -> Iterator[list[str]]:
+    """Names for the indices of loops."""
     names = []
     for r in ranges:
         name = w.names.fresh(r.pretty or "i")
         names.append(name)
         w.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
         w.ranges[r.symbol] = r
-    if len(ranges) == 1:
-        start = w.integer(ranges[0].start)
-        w.line(f"{names[0]} = {flat}" if start == "0" else f"{names[0]} = {start} + {flat}")
-    elif ranges:
-        number = w.names.fresh("flat")
-        w.line(f"{number} = {flat}")
-        split(number, [(n, r, w.integer(length(r))) for n, r in zip(names, ranges, strict=True)], w)
-        w.names.release(number)
-    yield
+        w.open.append(r.symbol)
+    yield names
     for name in names:
+        w.open.pop()
         w.names.release(name)
+
+
+@contextmanager
+def indices(ranges: Sequence[Range], flat: str, w: CudaWriter) -> Iterator[None]:
+    """Names for the indices that a flat number consists of."""
+    with opened(ranges, w) as names:
+        if len(ranges) == 1:
+            start = w.integer(ranges[0].start)
+            w.line(f"{names[0]} = {flat}" if start == "0" else f"{names[0]} = {start} + {flat}")
+        elif ranges:
+            number = w.names.fresh("flat")
+            w.line(f"{number} = {flat}")
+            split(number, [(n, r, w.integer(length(r))) for n, r in zip(names, ranges, strict=True)], w)
+            w.names.release(number)
+        yield

@@ -15,11 +15,10 @@ import sympy as sp
 
 from chainrule.codegen.cuda.device import WARP
 from chainrule.codegen.cuda.groups import group_of, is_exact, narrowed, write_group
-from chainrule.codegen.cuda.indices import split
+from chainrule.codegen.cuda.indices import opened, split
 from chainrule.codegen.cuda.product import write_tiles
 from chainrule.codegen.cuda.team import Carried, Deal, Kept, Mapped, Spread, Team, Tiled, Turns, touched
 from chainrule.codegen.cuda.writer import CudaWriter, register
-from chainrule.codegen.expressions import Symbol
 from chainrule.codegen.statement import as_stored, write_statement
 from chainrule.errors import ChainruleError
 from chainrule.ir.formula import Reduce, identity_of
@@ -216,22 +215,6 @@ def members(spread: Spread, w: CudaWriter) -> Iterator[None]:
         split(flat, list(zip(names, ranges, lengths, strict=True)), w)
         yield
     w.names.release(flat)
-
-
-@contextmanager
-def opened(ranges: Sequence[Range], w: CudaWriter) -> Iterator[list[str]]:
-    """Names for the indices of loops."""
-    names = []
-    for r in ranges:
-        name = w.names.fresh(r.pretty or "i")
-        names.append(name)
-        w.symbols[r.symbol] = Symbol(name, "integer", frozenset({r.symbol}))
-        w.ranges[r.symbol] = r
-        w.open.append(r.symbol)
-    yield names
-    for name in names:
-        w.open.pop()
-        w.names.release(name)
 
 
 @contextmanager
