@@ -84,6 +84,15 @@ def test_shared_memory_without_a_meeting_is_a_race() -> None:
         run(job(body, "float32"), 1, x, np.zeros_like(x), 0, 0)
 
 
+def test_shared_memory_may_be_read_in_pieces_of_16_bytes_to_its_end() -> None:
+    """As libNVVM does with neighbours: seven elements are two accesses of four."""
+    x = drawn("float32", 64)
+    lines = ["row = shared_float32(7)", "if thread() < 7:", "    row[thread()] = x[i]", "sync()", "y[i] = float32(0.0)"]
+    lines += ["for k in range(7):", "    y[i] = y[i] + row[k] * x[i]"]
+    _, y = run(job("\n".join(lines), "float32"), 1, x, np.zeros_like(x), 0, 0)
+    np.testing.assert_allclose(y, x * x[:7].sum(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("element", [*ELEMENTS, "bool"])
 @pytest.mark.parametrize("width", [2, 4])
 def test_a_wide_access_is_that_of_each_element(element: str, width: int) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
+from chainrule.codegen.cuda.device import ACCESS
 from chainrule.codegen.lowering import declare, element_name, lowered
 from chainrule.codegen.native import ITEM
 from chainrule.codegen.view import ELEMENTS, View
@@ -231,9 +232,14 @@ def _as_view(context: Any, builder: ir.IRBuilder, view: View, address: ir.Value)
 
 
 def shared_array(builder: ir.IRBuilder, element: ir.Type, count: int, name: str = "shared") -> ir.Value:
-    """The address of an array that all threads of the block see."""
+    """The address of an array that all threads of the block see.
+
+    It is a whole number of 16 bytes long: libNVVM reads neighbours together, and all of 16 aligned bytes for 12.
+    """
     module = builder.module
-    kind = ir.ArrayType(element, count)
+    bits = element.width if isinstance(element, ir.IntType) else 32 if isinstance(element, ir.FloatType) else 64
+    wide = 8 * ACCESS // bits
+    kind = ir.ArrayType(element, -(-count // wide) * wide)
     array = ir.GlobalVariable(module, kind, module.get_unique_name(name), addrspace=SHARED)
     array.linkage, array.align, array.initializer = "internal", 16, ir.Constant(kind, ir.Undefined)
     return builder.gep(array, [I32(0), I32(0)], inbounds=True)
