@@ -285,7 +285,7 @@ def emitted(folder, monkeypatch):
     """How often kernels were compiled; each program is one kernel of a launch."""
     compiled: list[str] = []
 
-    def emit(program, *, element, arch, precision, kept):
+    def emit(program, *, element, arch, precision, kept, sizes, memory):
         found = kept.find(f"loss {arch} {precision}")
         if found is None:
             compiled.append(precision)

@@ -63,12 +63,12 @@ def test_what_is_made_of_a_product_is_what_the_formulas_say(case):
     law(BODIES[case], 37, planned=PLANNED.get(case, 4096))
 
 
-def test_sums_in_tiles_in_threads_and_in_warps_are_covered():
-    """What the cases above are: panels in shared memory, a sum for each thread, and one of a warp together."""
+def test_sums_in_tiles_in_threads_and_in_blocks_are_covered():
+    """What the cases above are: panels in shared memory, a sum for each thread, and one of a block together."""
     programs = {case: program_of(body, batch=PLANNED.get(case, 4096))[1] for case, body in BODIES.items()}
     texts = {case: "".join(s.text for s in printed(program, "float32")[1]) for case, program in programs.items()}
     assert "left_panel" in texts["bias and relu"] and "left_panel" in texts["a batch"]
-    assert "warp_sum" in texts["few places"] and "left_panel" not in texts["few places"]
+    assert "block_sum" in texts["few places"] and "left_panel" not in texts["few places"]
 
 
 @pytest.mark.parametrize("size", TILES)
