@@ -66,8 +66,15 @@ def unrolling(
     arrays: the names of those that are to be registers. A step that is known at run time alone makes a loop over the
     whole grid: most threads take it once, and unrolling it would begin with a division of 64 bits.
     """
+    return _wish(bounds, body, _statements(body, threads, arrays), threads, arrays)
+
+
+def _wish(
+    bounds: Sequence[ast.expr], body: Sequence[ast.stmt], size: int | None, threads: int, arrays: Collection[str]
+) -> tuple[str, int]:
+    """`unrolling` of a body that becomes so many statements."""
     grid = len(bounds) == 3 and span(bounds[2], threads) is None
-    count, size = times(bounds, threads), _statements(body, threads, arrays)
+    count = times(bounds, threads)
     meets = _calls(body, "sync") and (count is None or size is None or count * size > WHOLE)
     if grid or size is None or meets:  # a turn that ends with a barrier loads what the next one needs
         return "llvm.loop.unroll.disable", 0
@@ -84,8 +91,8 @@ def _statements(body: Sequence[ast.stmt], threads: int, arrays: Collection[str])
     for s in body:
         match s:
             case ast.For(_, ast.Call(_, bounds, []), inner, []):
-                wish, _ = unrolling(bounds, inner, threads, arrays)
                 size = _statements(inner, threads, arrays)
+                wish, _ = _wish(bounds, inner, size, threads, arrays)
                 whole = wish == "llvm.loop.unroll.full" and size is not None
                 parts: list[int | None] = [(times(bounds, threads) or 0) * (size or 0) if whole else None]
             case ast.If(_, then, other):

@@ -46,9 +46,9 @@ class Kernel(Translation):
     def expression(self, e: ast.expr) -> Value:
         """A register has no address: one that data choose, ``logits[label[n]]``, is asked for among all of them."""
         match e:
-            case ast.Subscript(ast.Name(name) as array, index) if _depends_on_data(index):
-                if (count := self.arrays.get(name, MOST + 1)) <= MOST:
-                    return self.chosen(array, count, self.cast(self.expression(index), types.int64))
+            case ast.Subscript(ast.Name(name) as array, index) if self.arrays.get(name, MOST + 1) <= MOST:
+                if _depends_on_data(index):
+                    return self.chosen(array, self.arrays[name], self.cast(self.expression(index), types.int64))
         return super().expression(e)
 
     def chosen(self, array: ast.expr, count: int, place: ir.Value) -> Value:
