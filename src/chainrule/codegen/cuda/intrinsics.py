@@ -183,6 +183,25 @@ def _wide_address(builder: ir.IRBuilder, view: Any, value: ir.Value, at: ir.Valu
     return builder.bitcast(address, kind.as_pointer()), count * ITEM[str(element_name(view.element))]
 
 
+def load_neighbours(context: Any, builder: ir.IRBuilder, kind: Any, address: ir.Value, align: int) -> ir.Value:
+    """The elements of the vector at `address`, as a tuple of type `kind`."""
+    model, read = context.data_model_manager[kind.dtype], builder.load(address, align=align)
+    parts = [model.from_data(builder, builder.extract_element(read, I32(k))) for k in range(kind.count)]
+    return context.make_tuple(builder, kind, parts)
+
+
+def store_neighbours(
+    context: Any, builder: ir.IRBuilder, kind: Any, values: Sequence[ir.Value], address: ir.Value, align: int
+) -> ir.Value:
+    """`values`, of type `kind`, as the vector at `address`."""
+    model = context.data_model_manager[kind]
+    written: ir.Value = ir.Constant(address.type.pointee, ir.Undefined)
+    for k, value in enumerate(values):
+        written = builder.insert_element(written, model.as_data(builder, value), I32(k))
+    builder.store(written, address, align=align)
+    return context.get_dummy_value()
+
+
 def _wide(count: int, load: Any, store: Any) -> None:
     """`load` and `store` of `count` elements."""
 
@@ -198,18 +217,11 @@ def _wide(count: int, load: Any, store: Any) -> None:
 
     def emit_load(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
         address, align = _wide_address(builder, sig.args[0], args[0], args[1], count)
-        model, read = context.data_model_manager[sig.args[0].element], builder.load(address, align=align)
-        parts = [model.from_data(builder, builder.extract_element(read, I32(k))) for k in range(count)]
-        return context.make_tuple(builder, sig.return_type, parts)
+        return load_neighbours(context, builder, sig.return_type, address, align)
 
     def emit_store(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
         address, align = _wide_address(builder, sig.args[0], args[0], args[1], count)
-        model = context.data_model_manager[sig.args[0].element]
-        written: ir.Value = ir.Constant(address.type.pointee, ir.Undefined)
-        for k, value in enumerate(args[2:]):
-            written = builder.insert_element(written, model.as_data(builder, value), I32(k))
-        builder.store(written, address, align=align)
-        return context.get_dummy_value()
+        return store_neighbours(context, builder, sig.args[2], args[2:], address, align)
 
     lowered(load, load_type, emit_load)
     lowered(store, store_type, emit_store)

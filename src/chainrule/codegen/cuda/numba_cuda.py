@@ -20,7 +20,17 @@ from llvmlite import ir
 
 from chainrule.codegen.cuda import fragments, reductions
 from chainrule.codegen.cuda.functions import LIBRARY
-from chainrule.codegen.cuda.intrinsics import GLOBAL, I32, I64, WARP, meeting, near_address, shared_array
+from chainrule.codegen.cuda.intrinsics import (
+    GLOBAL,
+    I32,
+    I64,
+    WARP,
+    load_neighbours,
+    meeting,
+    near_address,
+    shared_array,
+    store_neighbours,
+)
 from chainrule.codegen.cuda.objects import NAMES, Compiled, CompileError, Job, Pointer, symbol_of
 from chainrule.codegen.cuda.toolkit import ToolError, cubin_of
 from chainrule.codegen.lowering import TRACED, Traced, call_traced
@@ -189,18 +199,11 @@ def _wide(load: Any, store: Any, count: int) -> None:
 
     def emit_load(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
         place, align = address(context, builder, sig.args[0], *args)
-        model, read = context.data_model_manager[sig.args[0].dtype], builder.load(place, align=align)
-        parts = [model.from_data(builder, builder.extract_element(read, I32(k))) for k in range(count)]
-        return context.make_tuple(builder, sig.return_type, parts)
+        return load_neighbours(context, builder, sig.return_type, place, align)
 
     def emit_store(context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> ir.Value:
         place, align = address(context, builder, sig.args[0], *args[:2])
-        model = context.data_model_manager[sig.args[0].dtype]
-        written: ir.Value = ir.Constant(place.type.pointee, ir.Undefined)
-        for k, value in enumerate(args[2:]):
-            written = builder.insert_element(written, model.as_data(builder, value), I32(k))
-        builder.store(written, place, align=align)
-        return context.get_dummy_value()
+        return store_neighbours(context, builder, sig.args[2], args[2:], place, align)
 
     _emitted(load, lambda p, at: (types.UniTuple(p.dtype, count), p, types.int64), emit_load)
     _emitted(store, lambda p, at, *values: (types.none, p, types.int64, *[p.dtype] * count), emit_store)

@@ -130,10 +130,9 @@ def write_spread(spread: Spread, w: CudaWriter) -> None:
     for node in spread.body:  # turns differ in all places but those of the member's own arrays
         touches = shared_of(node, spread.members, w)
         since.add(*({n for n in names if w.arrays.get(n) is spread.members} for names in touches))
-    count = 1 if spread.deal is not None else group_of(spread, w)
     if spread.deal is not None:
         write_dealt(spread, spread.deal, w)
-    elif count > 1 and not is_exact(spread.ranges[-1], count):
+    elif (count := group_of(spread, w)) > 1 and not is_exact(spread.ranges[-1], count):
         write_row(spread, count, w)
     elif count > 1:
         with members(replace(spread, ranges=narrowed(spread, count)), w):
